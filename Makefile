@@ -1,0 +1,44 @@
+# `make demo` and `make test` each set up .venv by themselves on a machine with Python 3.11+, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# Tests are compile-bound: one worker a core, and the longest files first.
+WORKERS ?= auto
+
+.PHONY: demo test test-all lint format types docs clean
+
+# A venv that an interrupted run left half made has no stamp, and is completed by the next.
+.venv/.demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[experiments]'
+	@touch $@
+
+.venv/.dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/.demo
+
+demo: .venv/.demo
+	$(BIN)/python -m experiments.em_vs_gradient
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+
+test-all: .venv/.dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.dev
+	$(BIN)/pyright
+
+docs: .venv/.dev
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf .venv docs/_build .pytest_cache .ruff_cache .hypothesis

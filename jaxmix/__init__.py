@@ -1,0 +1,23 @@
+"""K-means and Gaussian mixtures in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
+
+from jaxmix import kmeans, linalg, rows, seeding, solve, types
+from jaxmix.door import as_data
+from jaxmix.types import Data, Fit, FitError, Problem, Solver, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Data",
+    "Fit",
+    "FitError",
+    "Problem",
+    "Solver",
+    "Status",
+    "as_data",
+    "kmeans",
+    "linalg",
+    "rows",
+    "seeding",
+    "solve",
+    "types",
+]

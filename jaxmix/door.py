@@ -1,0 +1,219 @@
+"""The door: every public function validates its input here, once, in words.
+
+Concrete values are looked at and refused with a `ValueError`. Traced ones (under `jit`, `vmap`, `grad`) cannot
+be; what would have been refused becomes NaN there, and the fit ends with `Status.NONFINITE`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from jaxmix.types import Data
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether no leaf of the values is a tracer, so that they can be looked at."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_floating(value: ArrayLike, name: str) -> Array:
+    """A floating-point array: integers and booleans become the default float, half precision float32.
+
+    Args:
+      value: anything that `numpy.asarray` reads as numbers, or a JAX array.
+      name: what to call it in an error.
+
+    Raises:
+      ValueError: for complex, string, object or ragged input.
+    """
+    if not isinstance(value, Array):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"`{name}` must be an array of numbers, but it is ragged: {error}") from error
+    dtype = value.dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+        raise ValueError(f"`{name}` must hold real numbers, got dtype {dtype}. Convert it to float first.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    elif jnp.finfo(dtype).bits < 32:
+        # Sums over rows in half precision lose everything past a few thousand rows.
+        dtype = jnp.dtype(jnp.float32)
+    return jnp.asarray(value, jax.dtypes.canonicalize_dtype(dtype))
+
+
+def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
+    """The door: validates rows and weights, and returns them as `Data`.
+
+    Concrete input is looked at and refused; traced input (under `jit`, `vmap`, `grad`) cannot be, so bad
+    weights there become NaN and the fit ends with `Status.NONFINITE`, as it does for NaN rows.
+
+    Args:
+      x: array of shape (N, D), real. float32 and float64 are kept; integers, booleans and half precision
+        become float. `Data` is returned as it is.
+      weights: array of shape (N,), non-negative, not all zero; None for ones. Rows of weight zero are not
+        looked at: they may hold NaN.
+
+    Returns:
+      `Data` in the dtype of `x`.
+
+    Raises:
+      ValueError: naming the argument, for a wrong rank, no rows or columns, NaN or infinity, a dtype that is
+        not numeric, weights of the wrong length, negative or all zero.
+
+    Example:
+      >>> from jaxmix import as_data
+      >>> as_data([[1, 2], [3, 4]]).x.shape
+      (2, 2)
+    """
+    if isinstance(x, Data):
+        if weights is not None:
+            raise ValueError("`x` is a `Data`, which has weights already: give `as_data(x.x, weights)` instead.")
+        return x
+    # Under jit even operations on concrete arrays are staged, unless evaluated here.
+    if is_concrete(x, weights):
+        with jax.ensure_compile_time_eval():
+            data = _shaped_data(x, weights)
+            _look_at(data)
+            return _centred(data)
+    return _centred(_poisoned(_shaped_data(x, weights)))
+
+
+def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
+    x = as_floating(x, "x")
+    if x.ndim != 2:
+        hint = " Use x[:, None] for one feature." if x.ndim == 1 else ""
+        raise ValueError(f"`x` must have shape (N, D), got {x.shape}.{hint}")
+    if 0 in x.shape:
+        raise ValueError(f"`x` must have at least one row and one column, got shape {x.shape}.")
+    if weights is None:
+        return Data(x, jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[1], x.dtype))
+    weights = as_floating(weights, "weights").astype(x.dtype)
+    if weights.shape != x.shape[:1]:
+        raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")
+    # 0 * NaN is NaN: a row that is not there must not be heard.
+    return Data(jnp.where((weights == 0)[:, None], 0, x), weights, jnp.zeros(x.shape[1], x.dtype))
+
+
+@jax.jit
+def _faults(data: Data) -> tuple[Array, Array, Array, Array]:
+    bad_rows = ~jnp.isfinite(data.x).all(axis=1)
+    valid = (jnp.isfinite(data.weights) & (data.weights >= 0)).all()
+    return bad_rows.sum(), jnp.argmax(bad_rows), valid, (data.weights > 0).any()
+
+
+def _look_at(data: Data) -> None:
+    num_bad, first, weights_valid, some_weight = map(int, _faults(data))
+    if num_bad:
+        raise ValueError(
+            f"`x` must be finite, but {num_bad} rows hold NaN or infinity (the first is row {first}). "
+            "Drop them, or give them weight 0."
+        )
+    if not weights_valid:
+        raise ValueError("`weights` must be finite and non-negative.")
+    if not some_weight:
+        raise ValueError("`weights` must not be all zero: there would be no rows.")
+
+
+def _poisoned(data: Data) -> Data:
+    valid = (data.weights >= 0).all() & (data.weights > 0).any()
+    return data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
+
+
+@jax.jit
+def _centred(data: Data) -> Data:
+    # About a first row that is there: a plain mean in float32 loses digits far from zero.
+    x, weights, _ = data
+    pivot = x[jnp.argmax(weights > 0)]
+    share = weights / jnp.sum(weights)
+    return data._replace(origin=pivot + jnp.sum(share[:, None] * (x - pivot), axis=0))
+
+
+def check_count(k: int, data: Data, name: str = "k") -> None:
+    """Refuses a number of components that the data cannot hold.
+
+    Raises:
+      ValueError: if `k` is not an integer, is below 1, or exceeds the number of rows with positive weight.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise ValueError(f"`{name}` must be a Python integer (it sets array shapes), got {type(k).__name__}.")
+    num_rows = data.x.shape[0]
+    if is_concrete(data.weights):
+        with jax.ensure_compile_time_eval():
+            num_rows = int((data.weights > 0).sum())
+    if not 1 <= k <= num_rows:
+        raise ValueError(
+            f"`{name}` must be between 1 and the number of rows with positive weight, {num_rows}, got {k}."
+        )
+
+
+def check_nonnegative(value: ArrayLike, name: str) -> None:
+    """Refuses a concrete number that is negative, infinite or NaN.
+
+    Raises:
+      ValueError: naming the argument.
+    """
+    if is_concrete(value) and not all(0 <= v < math.inf for v in np.ravel(np.asarray(value))):
+        raise ValueError(f"`{name}` must be finite and non-negative, got {value}.")
+
+
+def check_key(key: Array) -> None:
+    """Refuses what is not one typed PRNG key.
+
+    Raises:
+      ValueError: saying how to make one.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape != ():
+        raise ValueError(
+            f"`key` must be one typed PRNG key, such as jax.random.key(0), got {type(key).__name__} of dtype "
+            f"{dtype} and shape {getattr(key, 'shape', None)}. For an old-style key: jax.random.wrap_key_data(key)."
+        )
+
+
+def as_centers(centers: ArrayLike, data: Data, name: str = "centers") -> Array:
+    """Centers in the dtype of the data.
+
+    Args:
+      centers: array of shape (K, D), real.
+      data: the rows, of shape (N, D).
+      name: what to call them in an error.
+
+    Raises:
+      ValueError: for another shape or a dtype that is not numeric.
+    """
+    centers = as_floating(centers, name)
+    num_features = data.x.shape[1]
+    if centers.ndim != 2 or centers.shape[1] != num_features or centers.shape[0] == 0:
+        raise ValueError(f"`{name}` must have shape (K, {num_features}) to match `x`, got {centers.shape}.")
+    return centers.astype(data.x.dtype)
+
+
+def check_labels(labels: ArrayLike, data: Data, k: int) -> Array:
+    """Labels as integers of shape (N,).
+
+    Args:
+      labels: integer array of shape (N,), each in [0, K).
+      data: the rows.
+      k: the number of components.
+
+    Raises:
+      ValueError: for another shape, a dtype that is not integer, or a concrete label out of range.
+    """
+    labels = jnp.asarray(labels)
+    if labels.shape != data.x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"`labels` must be integers of shape ({data.x.shape[0]},), got {labels.dtype} of shape {labels.shape}."
+        )
+    if is_concrete(labels):
+        with jax.ensure_compile_time_eval():
+            low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= k:
+            raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
+    return labels

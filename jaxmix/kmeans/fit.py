@@ -1,0 +1,156 @@
+"""K-means from rows to fits: seed, run, choose."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxmix import door, linalg, seeding
+from jaxmix.kmeans.problem import KMeans
+from jaxmix.solve.em import EM
+from jaxmix.solve.run import best, run_many
+from jaxmix.types import Data, Fit, Problem, Seeding, Solver
+
+
+def fit_all(
+    key: Array,
+    x: ArrayLike | Data,
+    k: int,
+    *,
+    weights: ArrayLike | None = None,
+    init: Seeding | ArrayLike = seeding.kmeans_plus_plus,
+    restarts: int = 8,
+    solver: Solver = EM(),
+    problem: Problem = KMeans(),
+    max_steps: int = 300,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 0.0,
+) -> Fit:
+    """Every restart of a K-means fit, each with its own status; `fit` is `best` of these.
+
+    Takes and raises what `fit` does.
+
+    Returns:
+      A `Fit` with a leading axis R on every leaf: R is `restarts`, or the number of starts that `init` holds.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> fits = kmeans.fit_all(jax.random.key(0), jnp.arange(6.0)[:, None], 2, restarts=4)
+      >>> fits.params.shape, fits.loss.shape
+      ((4, 2, 1), (4,))
+    """
+    data = door.as_data(x, weights)
+    door.check_count(k, data)
+    starts = seeding.starts(key, data, k, init=init, restarts=restarts)
+    return run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
+
+
+def fit(
+    key: Array,
+    x: ArrayLike | Data,
+    k: int,
+    *,
+    weights: ArrayLike | None = None,
+    init: Seeding | ArrayLike = seeding.kmeans_plus_plus,
+    restarts: int = 8,
+    solver: Solver = EM(),
+    problem: Problem = KMeans(),
+    max_steps: int = 300,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 0.0,
+) -> Fit:
+    r"""Fits K centers to rows: the best of several restarts by the cost J.
+
+    $$\min_{u_1, \dots, u_K} \sum_n w_n \min_k |x_n - u_k|^2$$
+
+    Traceable: only `k`, `restarts`, `max_steps` and the choice of functions are static, so `jax.vmap` and
+    `jax.jit` go over keys, data sets, weights and tolerances.
+
+    With at least K distinct rows, a fit that says `CONVERGED` (at tolerance 0, under the default problem and
+    solver) has no empty cluster. With fewer, J is 0, and the centers left over stay empty on rows already taken.
+
+    Args:
+      key: a PRNG key, for the seeding.
+      x: array of shape (N, D), or `Data`. Float32 and float64 are kept; integers become float.
+      k: the number of centers, between 1 and the number of rows with positive weight.
+      weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
+      init: a function (key, data, k) -> centers from `seeding` or your own, or an array of shape (K, D), or
+        (R, K, D) for R starts.
+      restarts: how many starts, where `init` is a function.
+      solver: any `Solver`; the default is Lloyd's algorithm.
+      problem: any `Problem` over centers, such as `KMeans(empty="keep")` or `rows.Chunked(KMeans(), 4096)`.
+      max_steps: the most steps of each restart.
+      rtol: relative tolerance on J. At tolerance 0, Lloyd stops at the exact fixed point.
+      atol: absolute tolerance on J per unit of weight.
+
+    Returns:
+      A `Fit` whose `params` are the centers, of shape (K, D), and whose `loss` is J.
+
+    Raises:
+      ValueError: naming the argument, for rows, weights, `k`, `init`, a key or tolerances that cannot be meant.
+
+    References:
+      Lloyd (1982); Arthur and Vassilvitskii (2007) for the default start.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> fit = kmeans.fit(jax.random.key(0), x, 2)
+      >>> sorted(fit.params.ravel().tolist()), fit.loss.item()
+      ([0.5, 9.5], 1.0)
+    """
+    fits = fit_all(
+        key,
+        x,
+        k,
+        weights=weights,
+        init=init,
+        restarts=restarts,
+        solver=solver,
+        problem=problem,
+        max_steps=max_steps,
+        rtol=rtol,
+        atol=atol,
+    )
+    return best(fits)
+
+
+def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None) -> Array:
+    r"""A bound that no choice of K centers can beat: how far a fit may be from the unknown optimum.
+
+    $$J \ge \operatorname{tr} S - \sum_{i=1}^{K-1} \lambda_i(S), \qquad
+      S = \sum_n w_n (x_n - \bar x)(x_n - \bar x)^T$$
+
+    Args:
+      x: array of shape (N, D), or `Data`.
+      k: the number of centers.
+      weights: array of shape (N,), non-negative; None for ones.
+
+    Returns:
+      Array of shape (), in squared units of `x`; 0 where K - 1 reaches the rank of S.
+
+    Raises:
+      ValueError: as `fit` does.
+
+    References:
+      Ding and He (2004), theorem 3.1 (the lower bound of equation 10).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> kmeans.lower_bound(jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [2.0, 1.0]]), 2).item()
+      1.0
+    """
+    data = door.as_data(x, weights)
+    door.check_count(k, data)
+    return _lower_bound(data, k)
+
+
+def _lower_bound(data: Data, k: int) -> Array:
+    rows = jnp.sqrt(data.weights)[:, None] * (data.x - data.origin)
+    # The smaller of scatter and Gram matrix: their eigenvalues other than zero are the same.
+    wide = rows.shape[1] > rows.shape[0]
+    eigenvalues = jnp.linalg.eigvalsh(linalg.dot(rows, rows.T) if wide else linalg.dot(rows.T, rows))
+    left = eigenvalues[: max(eigenvalues.shape[0] - (k - 1), 0)]
+    return jnp.sum(jnp.maximum(left, 0))

@@ -1,0 +1,55 @@
+"""K-means as a `Problem`: Lloyd is `EM()` on it, and every other solver takes it too."""
+
+import dataclasses
+
+import jax
+from jax import Array
+
+from jaxmix.kmeans import steps
+from jaxmix.types import Data
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KMeans:
+    r"""Minimise $J(u) = \sum_n w_n \min_k |x_n - u_k|^2$ over centers of shape (K, D).
+
+    Centers are free in R already: `unconstrain` and `constrain` change nothing.
+
+    Attributes:
+      empty: what the M-step does with a center that has no rows, static. "farthest" moves it onto the row
+        farthest from its own center; a fit that converges then has no empty cluster, or J = 0. "keep"
+        leaves it where it is. Gradients leave it too: there its gradient is zero.
+
+    References:
+      Lloyd (1982); MacQueen (1967).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans, solve
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> solve.run(kmeans.KMeans(), solve.EM(), x[:2], x).loss.item()
+      1.0
+    """
+
+    empty: str = dataclasses.field(default="farthest", metadata={"static": True})
+
+    def e_step(self, params: Array, data: Data) -> steps.Stats:
+        """`kmeans.e_step`."""
+        return steps.e_step(params, data)
+
+    def m_step(self, stats: steps.Stats, params: Array) -> Array:
+        """`kmeans.m_step`, with the policy for empty clusters."""
+        return steps.m_step(stats, params, empty=self.empty)
+
+    def loss(self, params: Array, data: Data) -> Array:
+        """J, every row at its nearest center."""
+        return steps.loss(params, data)
+
+    def unconstrain(self, params: Array) -> Array:
+        """The centers themselves."""
+        return params
+
+    def constrain(self, free: Array) -> Array:
+        """The centers themselves."""
+        return free

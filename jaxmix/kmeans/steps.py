@@ -1,0 +1,273 @@
+"""The mathematics of K-means: assignment, update and cost, as pure functions of centers and rows."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxmix import door, linalg
+from jaxmix.types import Data, Largest, Shared
+
+EMPTY_POLICIES = ("farthest", "keep")
+
+
+class Stats(NamedTuple):
+    """What the E-step hands to the M-step; `rows.merge` adds those of disjoint rows.
+
+    Attributes:
+      loss: Array of shape (), the cost J of the centers that the E-step saw.
+      counts: Array of shape (K,), the weight of each cluster.
+      sums: Array of shape (K, D), the weighted sum of x - origin in each cluster.
+      origin: the point of shape (D,) that the sums are about.
+      farthest: the row that lies farthest from its center, and its squared distance to it.
+    """
+
+    loss: Array
+    counts: Array
+    sums: Array
+    origin: Shared
+    farthest: Largest
+
+
+def assign(centers: ArrayLike, x: ArrayLike) -> Array:
+    r"""The nearest center of each row.
+
+    $$z_n = \arg\min_k |x_n - u_k|^2$$
+
+    Args:
+      centers: array of shape (K, D); taken in the dtype of `x`.
+      x: array of shape (N, D).
+
+    Returns:
+      Array of shape (N,), int32, in [0, K). Of equally near centers the first.
+
+    Raises:
+      ValueError: for a wrong rank or width, or NaN or infinity in concrete `x`.
+
+    References:
+      Lloyd (1982), condition 1: each point is quantised to its nearest quantum.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> kmeans.assign(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0], [2.0]])).tolist()
+      [0, 1, 0]
+    """
+    data = door.as_data(x)
+    return _nearest(door.as_centers(centers, data), data.x)
+
+
+def objective(
+    centers: ArrayLike, x: ArrayLike, labels: ArrayLike | None = None, *, weights: ArrayLike | None = None
+) -> Array:
+    r"""The K-means cost J: the weighted sum of squared distances to the centers, without a factor 1/2.
+
+    $$J(u, z) = \sum_n w_n |x_n - u_{z_n}|^2$$
+
+    It is also the error of a matrix factorisation, $\|X - Z U\|_F^2$, with the rows of $Z$ indicator vectors.
+    Differentiable in `centers`: the gradient is $-2 \sum_n w_n z_{nk} (x_n - u_k)$.
+
+    Args:
+      centers: array of shape (K, D).
+      x: array of shape (N, D).
+      labels: integer array of shape (N,); None for the nearest centers, which minimise J.
+      weights: array of shape (N,), non-negative; None for ones.
+
+    Returns:
+      Array of shape (), in squared units of `x`.
+
+    Raises:
+      ValueError: for bad shapes, dtypes, labels or weights, or NaN or infinity in concrete `x`.
+
+    References:
+      MacQueen (1967), section 1; Bishop (2006), equation 9.1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> kmeans.objective(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0]])).item()
+      5.0
+    """
+    data = door.as_data(x, weights)
+    centers = door.as_centers(centers, data)
+    if labels is None:
+        return loss(centers, data)
+    labels = door.check_labels(labels, data, centers.shape[0])
+    return jnp.sum(data.weights * _costs(centers, data.x, labels))
+
+
+def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    r"""The M-step in closed form: each center becomes the weighted mean of the rows that bear its label.
+
+    $$u_k = \frac{\sum_n w_n z_{nk} x_n}{\sum_n w_n z_{nk}}$$
+
+    This is one Newton step on J for fixed labels, whose Hessian is $2 N_k I$.
+
+    Args:
+      centers: array of shape (K, D); a center whose cluster is empty stays.
+      x: array of shape (N, D).
+      labels: integer array of shape (N,), in [0, K).
+      weights: array of shape (N,), non-negative; None for ones.
+
+    Returns:
+      Array of shape (K, D), in the dtype of `x`.
+
+    Raises:
+      ValueError: for bad shapes, dtypes, labels or weights, or NaN or infinity in concrete `x`.
+
+    References:
+      Lloyd (1982), condition 2: each quantum is the center of mass of its set; Bishop (2006), equation 9.4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> x = jnp.array([[1.0], [8.0], [2.0]])
+      >>> kmeans.update(jnp.array([[0.0], [10.0]]), x, jnp.array([0, 1, 0])).ravel().tolist()
+      [1.5, 8.0]
+    """
+    data = door.as_data(x, weights)
+    centers = door.as_centers(centers, data)
+    labels = door.check_labels(labels, data, centers.shape[0])
+    return m_step(_statistics(centers, data, labels), centers, empty="keep")
+
+
+def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
+    r"""The code book read back: the decoder of which `assign` is the encoder.
+
+    $$\hat x_n = u_{z_n}, \qquad \hat X = Z U$$
+
+    Args:
+      centers: array of shape (K, D), the code book.
+      labels: integer array of any shape S, the codes, in [0, K).
+
+    Returns:
+      Array of shape S + (D,).
+
+    Raises:
+      ValueError: if `centers` has no two axes or `labels` are not integers.
+
+    References:
+      Gersho and Gray (1992), section 10.1: the decoder of a vector quantiser.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> kmeans.reconstruct(jnp.array([[0.0], [10.0]]), jnp.array([1, 0])).ravel().tolist()
+      [10.0, 0.0]
+    """
+    centers, labels = door.as_floating(centers, "centers"), jnp.asarray(labels)
+    if centers.ndim != 2:
+        raise ValueError(f"`centers` must have shape (K, D), got {centers.shape}.")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"`labels` must be integers, got dtype {labels.dtype}.")
+    return centers[labels]
+
+
+def e_step(centers: Array, data: Data) -> Stats:
+    r"""Assigns every row to its nearest center, and sums what the M-step needs.
+
+    $$N_k = \sum_n w_n z_{nk}, \qquad S_k = \sum_n w_n z_{nk} (x_n - o)$$
+
+    Args:
+      centers: Array of shape (K, D), in the dtype of the data.
+      data: `Data` of N rows, from `jaxmix.as_data`.
+
+    Returns:
+      `Stats`, additive over rows.
+
+    References:
+      Bishop (2006), equation 9.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans
+      >>> stats = kmeans.e_step(jnp.array([[0.0], [10.0]]), as_data([[1.0], [8.0], [2.0]]))
+      >>> stats.counts.tolist(), stats.loss.item()
+      ([2.0, 1.0], 9.0)
+    """
+    return _statistics(centers, data, _nearest(centers, data.x))
+
+
+@partial(jax.jit, static_argnames="empty")
+def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
+    r"""The centers that minimise J for the labels behind the statistics.
+
+    $$u_k = o + S_k / N_k$$
+
+    A center without rows stays ("keep"), or the first such moves onto the row that lies farthest from its own
+    center ("farthest"). That row cost $w d^2$ and will cost nothing, and no other row loses by a center more,
+    so J cannot rise; being the farthest, it is where the move gains most per unit of weight. One center moves
+    a step, so that the next one sees the last; nothing moves when every row lies on its center.
+
+    Args:
+      stats: what `e_step` returned.
+      centers: Array of shape (K, D), the centers that `e_step` was given.
+      empty: "farthest" or "keep", static.
+
+    Returns:
+      Array of shape (K, D).
+
+    Raises:
+      ValueError: for an unknown policy.
+
+    References:
+      Bishop (2006), equation 9.4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans
+      >>> centers = jnp.array([[0.0], [99.0]])
+      >>> stats = kmeans.e_step(centers, as_data([[1.0], [8.0]]))
+      >>> kmeans.m_step(stats, centers).ravel().tolist()
+      [4.5, 8.0]
+      >>> kmeans.m_step(stats, centers, empty="keep").ravel().tolist()
+      [4.5, 99.0]
+    """
+    if empty not in EMPTY_POLICIES:
+        raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
+    counts = stats.counts[:, None]
+    means = stats.origin.value + linalg.safe_divide(stats.sums, counts)
+    moved = jnp.where(counts == 0, centers, means)
+    if empty == "keep":
+        return moved
+    is_empty = stats.counts == 0
+    first_empty = is_empty & (jnp.cumsum(is_empty) == 1)
+    fill = first_empty & (stats.farthest.value > 0)
+    return jnp.where(fill[:, None], stats.farthest.row, moved)
+
+
+@jax.jit
+def loss(centers: Array, data: Data) -> Array:
+    """`objective` of `Data` that the door has seen: J with every row at its nearest center."""
+    labels = _nearest(jax.lax.stop_gradient(centers), data.x)
+    return jnp.sum(data.weights * _costs(centers, data.x, labels))
+
+
+@jax.jit
+def _nearest(centers: Array, x: Array) -> Array:
+    return jnp.argmin(linalg.squared_distances(x, centers), axis=1).astype(jnp.int32)
+
+
+def _costs(centers: Array, x: Array, labels: Array) -> Array:
+    return jnp.sum(jnp.square(x - centers[labels]), axis=1)
+
+
+@jax.jit
+def _statistics(centers: Array, data: Data, labels: Array) -> Stats:
+    x, weights, origin = data
+    costs = _costs(centers, x, labels)
+    reach = jnp.where(weights > 0, costs, -jnp.inf)
+    farthest = jnp.argmax(reach)
+    # The counts ride along as one more column: one pass over the labels.
+    columns = jnp.concatenate([x - origin, jnp.ones_like(x[:, :1])], axis=1)
+    totals = linalg.sum_by_label(weights[:, None] * columns, labels, centers.shape[0])
+    return Stats(
+        loss=jnp.sum(weights * costs),
+        counts=totals[:, -1],
+        sums=totals[:, :-1],
+        origin=Shared(origin),
+        farthest=Largest(reach[farthest], x[farthest]),
+    )

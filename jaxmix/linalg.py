@@ -1,0 +1,86 @@
+"""Small numerics that everything stands on: distances, sums by label, safe division, named precision."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PRECISION = jax.lax.Precision.HIGHEST
+"""For every matrix product here: the default of GPUs and TPUs (TF32, bfloat16) mislabels points."""
+
+
+@jax.jit
+def squared_distances(x: Array, centers: Array) -> Array:
+    r"""All squared Euclidean distances, from direct differences.
+
+    $$d_{nk} = \sum_d (x_{nd} - u_{kd})^2$$
+
+    The expansion $|x|^2 - 2 x^T u + |u|^2$ needs fewer operations and cancels: two rows that differ by less
+    than the square root of the rounding unit then look equal. XLA fuses this form, so (N, K, D) is never stored.
+
+    Args:
+      x: Array of shape (N, D).
+      centers: Array of shape (K, D).
+
+    Returns:
+      Array of shape (N, K), in the dtype of the arguments, in squared units of `x`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> squared_distances(jnp.array([[3.0, 4.0]]), jnp.zeros((1, 2))).item()
+      25.0
+    """
+    return jnp.sum(jnp.square(x[:, None, :] - centers[None, :, :]), axis=-1)
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Matrix product in full precision on every platform.
+
+    Args:
+      a: Array of shape (M, L).
+      b: Array of shape (L, P).
+
+    Returns:
+      Array of shape (M, P).
+    """
+    return jnp.dot(a, b, precision=PRECISION)
+
+
+def safe_divide(numerator: Array, denominator: Array, fallback: Array | float = 0.0) -> Array:
+    """The quotient, and `fallback` where the denominator is zero; NaN stays NaN, gradients stay finite.
+
+    Args:
+      numerator: Array of any shape.
+      denominator: Array that broadcasts against it.
+      fallback: what to return where the denominator is zero.
+    """
+    zero = denominator == 0
+    return jnp.where(zero, fallback, numerator / jnp.where(zero, 1, denominator))
+
+
+def sum_by_label(values: Array, labels: Array, k: int) -> Array:
+    r"""Sums rows that share a label, $s_k = \sum_{n: z_n = k} v_n$.
+
+    A scatter-add on CPU, where it runs at the speed of memory; a one-hot product elsewhere, where a scatter
+    into few rows is slow and its order, so its rounding, is not fixed.
+
+    Args:
+      values: Array of shape (N, D).
+      labels: integer Array of shape (N,), each in [0, K).
+      k: the number of labels.
+
+    Returns:
+      Array of shape (K, D).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> sum_by_label(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([0, 1, 0]), 2).ravel().tolist()
+      [5.0, 2.0]
+    """
+
+    def scatter(values: Array, labels: Array) -> Array:
+        return jnp.zeros((k, values.shape[1]), values.dtype).at[labels].add(values, mode="promise_in_bounds")
+
+    def one_hot(values: Array, labels: Array) -> Array:
+        return dot(jax.nn.one_hot(labels, k, dtype=values.dtype, axis=0), values)
+
+    return jax.lax.platform_dependent(values, labels, cpu=scatter, default=one_hot)

@@ -1,0 +1,124 @@
+"""How statistics of many rows come together: merged, in chunks.
+
+A statistic is a sum over rows, or a node that knows how to merge (`types.Largest`, `types.Shared`). Either way
+the order does not matter, which is why chunks, devices, hosts and streams are one operation.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix.types import Data, Params, Problem, Stats, penalty
+
+
+def merge(left: Stats, right: Stats) -> Stats:
+    """The statistics of two disjoint sets of rows together: arrays add, a node with a `merge` method uses it.
+
+    Args:
+      left: statistics, a pytree.
+      right: statistics of the same structure.
+
+    Returns:
+      Statistics of the same structure.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> merge({"count": jnp.array(2.0)}, {"count": jnp.array(3.0)})["count"].item()
+      5.0
+    """
+
+    def both(a: Any, b: Any) -> Any:
+        return a.merge(b) if hasattr(a, "merge") else jnp.add(a, b)
+
+    return jax.tree.map(both, left, right, is_leaf=lambda node: hasattr(node, "merge"))
+
+
+def merge_chunks(function: Callable[[Data], Stats], data: Data, size: int) -> Stats:
+    """Applies `function` to chunks of rows, one after another in a scan, and merges what it returns.
+
+    No row is copied and none is padded: the last chunk overlaps the one before, its repeated rows at weight 0.
+
+    Args:
+      function: from `Data` of `size` rows to statistics.
+      data: `Data` of N rows.
+      size: rows a chunk; N or more means one chunk.
+
+    Returns:
+      What `function` returns for all rows, to rounding.
+    """
+    num_rows = data.x.shape[0]
+    if size >= num_rows:
+        return function(data)
+
+    def chunk(index: Array) -> Data:
+        first = index * size
+        start = jnp.minimum(first, num_rows - size)
+        weights = jax.lax.dynamic_slice_in_dim(data.weights, start, size)
+        fresh = start + jnp.arange(size, dtype=start.dtype) >= first
+        return data._replace(x=jax.lax.dynamic_slice_in_dim(data.x, start, size), weights=jnp.where(fresh, weights, 0))
+
+    def body(stats: Stats, index: Array) -> tuple[Stats, None]:
+        return merge(stats, function(chunk(index))), None
+
+    indices = jnp.arange(-(-num_rows // size), dtype=jnp.int32)
+    return jax.lax.scan(body, function(chunk(indices[0])), indices[1:])[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chunked:
+    """A problem whose sums over rows are taken `size` rows at a time: the same numbers in less memory.
+
+    Itself a `Problem`, so every solver and every number of restarts takes it.
+
+    Attributes:
+      problem: the `Problem` to reduce.
+      size: rows a chunk, at least 1.
+
+    Raises:
+      ValueError: for a size below 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> x = jax.random.normal(jax.random.key(0), (1000, 2))
+      >>> fit = kmeans.fit(jax.random.key(1), x, 3, problem=Chunked(kmeans.KMeans(), 128))
+      >>> fit.params.shape
+      (3, 2)
+    """
+
+    problem: Problem
+    size: int = dataclasses.field(metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"`size` must be an integer of at least 1, the rows of a chunk, got {self.size!r}.")
+
+    def e_step(self, params: Params, data: Data) -> Stats:
+        """The statistics of all rows, chunk after chunk."""
+        return merge_chunks(lambda chunk: self.problem.e_step(params, chunk), data, self.size)
+
+    def m_step(self, stats: Stats, params: Params) -> Params:
+        """As the problem's own: it never sees the rows."""
+        return self.problem.m_step(stats, params)
+
+    def loss(self, params: Params, data: Data) -> Array:
+        """The loss over all rows, chunk after chunk; `jax.grad` recomputes a chunk rather than store it."""
+        loss = jax.checkpoint(self.problem.loss)
+        return merge_chunks(lambda chunk: loss(params, chunk), data, self.size)
+
+    def penalty(self, params: Params) -> Array | float:
+        """The problem's own, once."""
+        return penalty(self.problem, params)
+
+    def unconstrain(self, params: Params) -> Params:
+        """As the problem's own."""
+        return self.problem.unconstrain(params)
+
+    def constrain(self, free: Params) -> Params:
+        """As the problem's own."""
+        return self.problem.constrain(free)

@@ -1,0 +1,191 @@
+"""Where to start: (key, data, k) -> centers. All of them see the weights: weight 0 is never drawn."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxmix import door, linalg
+from jaxmix.types import Data, Seeding
+
+
+def random_rows(key: Array, data: Data, k: int) -> Array:
+    r"""K rows drawn without replacement, in proportion to their weights.
+
+    Each draw takes row n with probability $w_n / \sum_m w_m$ over the rows not yet drawn, all at once by the
+    largest of log-weights plus Gumbel noise. Rows of equal value count as different rows.
+
+    Args:
+      key: a PRNG key.
+      data: `Data` of N rows.
+      k: the number of centers.
+
+    Returns:
+      Array of shape (K, D). With fewer than K rows of positive weight, the first drawn is repeated.
+
+    References:
+      Forgy (1965) for the start; Efraimidis and Spirakis (2006), algorithm A, for the draw.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import as_data, seeding
+      >>> seeding.random_rows(jax.random.key(0), as_data([[1.0], [2.0]]), 2).shape
+      (2, 1)
+    """
+    noise = jax.random.gumbel(key, data.weights.shape, data.weights.dtype)
+    rows = jax.lax.top_k(jnp.log(data.weights) + noise, k)[1]
+    return data.x[jnp.where(data.weights[rows] > 0, rows, rows[0])]
+
+
+def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = None) -> Array:
+    r"""Greedy k-means++: each next center is the best of a few rows drawn by their cost.
+
+    A row is drawn with probability $w_n D_n^2 / \sum_m w_m D_m^2$, where $D_n$ is its distance to the nearest
+    center so far; of `trials` such rows the one that lowers J most is taken. No two centers are equal while
+    distinct rows remain; after that, rows are drawn by weight.
+
+    Args:
+      key: a PRNG key.
+      data: `Data` of N rows.
+      k: the number of centers.
+      trials: rows tried for each center; None for 2 + floor(log K), as scikit-learn does; 1 for the plain
+        method of the paper. To give it to `fit`: functools.partial(kmeans_plus_plus, trials=1).
+
+    Returns:
+      Array of shape (K, D).
+
+    Raises:
+      ValueError: for `trials` below 1.
+
+    References:
+      Arthur and Vassilvitskii (2007), section 2.2, and section 5 for the greedy variant.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import as_data, seeding
+      >>> centers = seeding.kmeans_plus_plus(jax.random.key(0), as_data([[1.0], [1.0], [2.0]]), 2)
+      >>> sorted(centers.ravel().tolist())
+      [1.0, 2.0]
+    """
+    if trials is None:
+        trials = 2 + int(math.log(k))
+    if trials < 1:
+        raise ValueError(f"`trials` must be at least 1, got {trials}.")
+
+    def candidates(key: Array, closest: Array) -> Array:
+        # Scaled so that neither tiny weights nor tiny distances underflow.
+        mass = data.weights * linalg.safe_divide(closest, jnp.max(closest))
+        return _draw(key, jnp.where(jnp.any(mass > 0), mass, data.weights), trials)
+
+    return _one_by_one(key, data, k, candidates)
+
+
+def maximin(key: Array, data: Data, k: int) -> Array:
+    r"""Farthest-first: a first row drawn by weight, then always the row farthest from all centers so far.
+
+    $$u_{j+1} = \arg\max_{x_n: w_n > 0} \min_{i \le j} |x_n - u_i|$$
+
+    Args:
+      key: a PRNG key, for the first row.
+      data: `Data` of N rows.
+      k: the number of centers.
+
+    Returns:
+      Array of shape (K, D). No two are equal while distinct rows remain.
+
+    References:
+      Gonzalez (1985), section 2: within twice the smallest possible largest radius.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import as_data, seeding
+      >>> centers = seeding.maximin(jax.random.key(0), as_data([[0.0], [1.0], [9.0]]), 2)
+      >>> 9.0 in centers.ravel().tolist()
+      True
+    """
+    return _one_by_one(key, data, k, lambda _, closest: jnp.argmax(closest)[None])
+
+
+def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans_plus_plus, restarts: int = 8) -> Array:
+    """The starts of a fit, one for each restart.
+
+    The i-th start depends on the key and on i, not on how many there are.
+
+    Args:
+      key: a PRNG key.
+      data: `Data` of N rows.
+      k: the number of centers.
+      init: a function (key, data, k) -> centers, or an array of shape (K, D) for one start or (R, K, D) for R;
+        an array leaves `key` and `restarts` unused.
+      restarts: how many starts a function makes, at least 1.
+
+    Returns:
+      Array of shape (R, K, D), in the dtype of the data.
+
+    Raises:
+      ValueError: for an array of another shape, `restarts` below 1, or a key that is none.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import as_data, seeding
+      >>> data = as_data([[0.0], [1.0], [9.0]])
+      >>> seeding.starts(jax.random.key(0), data, 2, restarts=4).shape
+      (4, 2, 1)
+    """
+    if callable(init):
+        door.check_key(key)
+        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+            raise ValueError(f"`restarts` must be a Python integer of at least 1, got {restarts!r}.")
+        return _seed_many(key, data, k, init, restarts)
+    centers = door.as_floating(init, "init").astype(data.x.dtype)
+    shape = (k, data.x.shape[1])
+    if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:
+        raise ValueError(
+            f"`init` must be a function (key, data, k) -> centers, or have shape {shape} or (R, {k}, {shape[1]}), "
+            f"got shape {centers.shape}."
+        )
+    return centers if centers.ndim == 3 else centers[None]
+
+
+@partial(jax.jit, static_argnames=("k", "init", "restarts"))
+def _seed_many(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> Array:
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(restarts))
+    centers = jax.vmap(lambda key: init(key, data, k))(keys)
+    if centers.shape != (restarts, k, data.x.shape[1]):
+        raise ValueError(f"`init` must return shape ({k}, {data.x.shape[1]}), got {centers.shape[1:]}.")
+    return centers.astype(data.x.dtype)
+
+
+def _one_by_one(key: Array, data: Data, k: int, candidates: Callable[[Array, Array], Array]) -> Array:
+    """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
+    x, weights, _ = data
+    present = weights > 0
+
+    def nearer(rows: Array, closest: Array) -> Array:
+        # Rows that are not there cost nothing, so they are never candidates.
+        return jnp.where(present, jnp.minimum(closest, linalg.squared_distances(x[rows], x)), 0)
+
+    def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        chosen, closest = carry
+        rows = candidates(jax.random.fold_in(key, index), closest)
+        trial = nearer(rows, closest)
+        winner = jnp.argmin(jnp.sum(trial * weights, axis=1))
+        return chosen.at[index].set(rows[winner]), trial[winner]
+
+    first = _draw(jax.random.fold_in(key, 0), weights, 1)
+    chosen = jnp.zeros(k, first.dtype).at[0].set(first[0])
+    closest = nearer(first, jnp.full(x.shape[0], jnp.inf, x.dtype))[0]
+    return x[jax.lax.fori_loop(1, k, body, (chosen, closest))[0]]
+
+
+def _draw(key: Array, mass: Array, num: int) -> Array:
+    """Rows drawn with replacement in proportion to `mass`, by inverting its cumulative sum."""
+    cumulative = jnp.cumsum(mass / jnp.max(mass))
+    points = jax.random.uniform(key, (num,), mass.dtype) * cumulative[-1]
+    rows = jnp.searchsorted(cumulative, points, side="right").clip(0, mass.shape[0] - 1)
+    # A parallel cumulative sum need not be monotone to the last bit: a row without mass is never taken.
+    return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass))

@@ -1,0 +1,204 @@
+"""The one loop: any solver on any problem, from one start or from many."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxmix import door
+from jaxmix.types import Data, Fit, Params, Problem, Progress, Solver, State, Status, penalty
+
+
+def objective(problem: Problem, params: Params, data: Data) -> Array:
+    """What `run` reports as `Fit.loss`: the problem's loss over the rows, plus its penalty, once.
+
+    Args:
+      problem: a `Problem`.
+      params: its parameters.
+      data: the rows.
+
+    Returns:
+      Array of shape (); lower is better.
+    """
+    return problem.loss(params, data) + penalty(problem, params)
+
+
+def run(
+    problem: Problem,
+    solver: Solver,
+    params: Params,
+    data: Data | ArrayLike,
+    *,
+    max_steps: int = 300,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 0.0,
+) -> Fit:
+    r"""Runs a solver from one start until it converges, fails, or the steps run out, in one `while_loop`.
+
+    The tolerance on the loss $\ell$ is $\text{atol} \sum_n w_n + \text{rtol}\,|\ell|$; what it is compared
+    with is the solver's own rule. At tolerance 0, EM stops only at a bit-exact fixed point. Everything but
+    `max_steps` and the choice of functions is traced: `jax.vmap` and `jax.jit` it over tolerances, step sizes,
+    starts, keys and data sets, with one compile.
+
+    Args:
+      problem: a `Problem`, such as `kmeans.KMeans()`.
+      solver: a `Solver`, such as `solve.EM()`.
+      params: the start. Its leaves are taken in the dtype of the data.
+      data: `Data`, or an array of shape (N, D).
+      max_steps: the most steps, static; 0 evaluates the start.
+      rtol: relative tolerance on the loss, non-negative.
+      atol: absolute tolerance on the loss per unit of weight, non-negative.
+
+    Returns:
+      A `Fit`. A fit whose loss stops being finite keeps the parameters of that moment and says `NONFINITE`.
+
+    Raises:
+      ValueError: for bad data, a negative or NaN tolerance, a `max_steps` that is no non-negative integer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans, solve
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> fit = solve.run(kmeans.KMeans(), solve.EM(), x[:2], x)
+      >>> fit.params.ravel().tolist(), fit.loss.item()
+      ([0.5, 9.5], 1.0)
+    """
+    data = _checked(data, max_steps, rtol, atol)
+    return _run(problem, solver, _as_params(params, data), data, rtol, atol, max_steps=max_steps)
+
+
+def run_many(
+    problem: Problem,
+    solver: Solver,
+    starts: Params,
+    data: Data | ArrayLike,
+    *,
+    max_steps: int = 300,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 0.0,
+) -> Fit:
+    """`run`, vmapped over starts: every fit with its own status, none costing another anything but time.
+
+    Args:
+      problem: as in `run`.
+      solver: as in `run`, one for all starts.
+      starts: parameters with a leading axis R on every leaf.
+      data: as in `run`.
+      max_steps: as in `run`.
+      rtol: as in `run`.
+      atol: as in `run`.
+
+    Returns:
+      A `Fit` with a leading axis R on every leaf, in the order of the starts.
+
+    Raises:
+      ValueError: as `run` does, and if the leaves of `starts` disagree about R.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans, solve
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> fits = solve.run_many(kmeans.KMeans(), solve.EM(), jnp.stack([x[:2], x[2:]]), x)
+      >>> fits.loss.tolist()
+      [1.0, 1.0]
+    """
+    data = _checked(data, max_steps, rtol, atol)
+    starts = _as_params(starts, data)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
+    if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
+        raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
+    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps)
+
+
+def best(fits: Fit) -> Fit:
+    """The fit with the lowest finite loss along the leading axis; a non-finite one never wins.
+
+    Args:
+      fits: a `Fit` with a leading axis R. For more axes, `jax.vmap(best)`.
+
+    Returns:
+      One `Fit`: the first of equals. If all failed, the first, whose status then says so.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans, solve
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> starts = jnp.stack([jnp.full((2, 1), jnp.nan), x[:2]])
+      >>> solve.best(solve.run_many(kmeans.KMeans(), solve.EM(), starts, x)).loss.item()
+      1.0
+    """
+    alive = (fits.status != Status.NONFINITE) & jnp.isfinite(fits.loss)
+    winner = jnp.argmin(jnp.where(alive, fits.loss, jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[winner], fits)
+
+
+def _checked(data: Data | ArrayLike, max_steps: int, rtol: ArrayLike, atol: ArrayLike) -> Data:
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
+        raise ValueError(f"`max_steps` must be a non-negative Python integer (it sets a shape), got {max_steps!r}.")
+    door.check_nonnegative(rtol, "rtol")
+    door.check_nonnegative(atol, "atol")
+    return door.as_data(data)
+
+
+def _as_params(params: Params, data: Data) -> Params:
+    return jax.tree.map(lambda leaf: door.as_floating(leaf, "params").astype(data.x.dtype), params)
+
+
+def _loop(
+    problem: Problem, solver: Solver, params: Params, data: Data, rtol: Array, atol: Array, max_steps: int
+) -> Fit:
+    loss_type = jax.eval_shape(objective, problem, params, data).dtype
+    epsilon = jnp.finfo(loss_type).eps
+    rtol, atol = jnp.asarray(rtol, loss_type), jnp.asarray(atol, loss_type)
+    total_weight = jnp.sum(data.weights)
+
+    def progress(previous: Array, loss: Array) -> Progress:
+        # Rounding of a sum is relative to its terms: the second part speaks where the loss crosses zero.
+        size = jnp.maximum(jnp.abs(previous), jnp.abs(loss))
+        slack = jnp.sqrt(epsilon).astype(loss_type) * size + 8 * epsilon * total_weight
+        return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
+
+    def running(carry: tuple[State, Array, Array, Array, Array]) -> Array:
+        _, _, status, num_steps, _ = carry
+        return (status == Status.RUNNING) & (num_steps < max_steps)
+
+    def body(carry: tuple[State, Array, Array, Array, Array]) -> tuple[State, Array, Array, Array, Array]:
+        state, previous, _, num_steps, trace = carry
+        after, loss = solver.step(problem, state, data)
+        finite = jnp.isfinite(loss)
+        status = jnp.where(finite, solver.status(after, progress(previous, loss)), Status.NONFINITE)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        trace = trace.at[num_steps].set(loss)
+        return state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace
+
+    carry = (
+        solver.init(problem, params, data),
+        jnp.array(jnp.inf, loss_type),
+        jnp.array(Status.RUNNING, jnp.int32),
+        jnp.array(0, jnp.int32),
+        jnp.full(max_steps + 1, jnp.nan, loss_type),
+    )
+    state, _, status, num_steps, trace = jax.lax.while_loop(running, body, carry)
+    params = solver.params(problem, state)
+    loss = objective(problem, params, data)
+    status = jnp.where(status == Status.RUNNING, Status.MAX_STEPS, status)
+    return Fit(
+        params=params,
+        loss=loss,
+        status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
+        num_steps=num_steps,
+        num_passes=jnp.asarray(solver.num_passes(state, num_steps), loss_type),
+        trace=trace.at[num_steps].set(loss),
+    )
+
+
+@partial(jax.jit, static_argnames="max_steps")
+def _run(problem, solver, params, data, rtol, atol, *, max_steps):
+    return _loop(problem, solver, params, data, rtol, atol, max_steps)
+
+
+@partial(jax.jit, static_argnames="max_steps")
+def _run_many(problem, solver, starts, data, rtol, atol, *, max_steps):
+    return jax.vmap(lambda start: _loop(problem, solver, start, data, rtol, atol, max_steps))(starts)
