@@ -132,7 +132,7 @@ def _centred(data: Data) -> Data:
     x, weights, _ = data
     pivot = x[jnp.argmax(weights > 0)]
     share = weights / jnp.sum(weights)
-    return data._replace(origin=pivot + jnp.sum(share[:, None] * (x - pivot), axis=0))
+    return data._replace(origin=pivot + jnp.sum(share[:, None] * (x - pivot[None]), axis=0))
 
 
 def check_count(k: int, data: Data, name: str = "k") -> None:

@@ -167,13 +167,13 @@ def _one_by_one(key: Array, data: Data, k: int, candidates: Callable[[Array, Arr
 
     def nearer(rows: Array, closest: Array) -> Array:
         # Rows that are not there cost nothing, so they are never candidates.
-        return jnp.where(present, jnp.minimum(closest, linalg.squared_distances(x[rows], x)), 0)
+        return jnp.where(present[None], jnp.minimum(closest[None], linalg.squared_distances(x[rows], x)), 0)
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         chosen, closest = carry
         rows = candidates(jax.random.fold_in(key, index), closest)
         trial = nearer(rows, closest)
-        winner = jnp.argmin(jnp.sum(trial * weights, axis=1))
+        winner = jnp.argmin(jnp.sum(trial * weights[None], axis=1))
         return chosen.at[index].set(rows[winner]), trial[winner]
 
     first = _draw(jax.random.fold_in(key, 0), weights, 1)

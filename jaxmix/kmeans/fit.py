@@ -148,7 +148,7 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
 
 
 def _lower_bound(data: Data, k: int) -> Array:
-    rows = jnp.sqrt(data.weights)[:, None] * (data.x - data.origin)
+    rows = jnp.sqrt(data.weights)[:, None] * (data.x - data.origin[None])
     # The smaller of scatter and Gram matrix: their eigenvalues other than zero are the same.
     wide = rows.shape[1] > rows.shape[0]
     eigenvalues = jnp.linalg.eigvalsh(linalg.dot(rows, rows.T) if wide else linalg.dot(rows.T, rows))

@@ -229,7 +229,7 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     if empty not in EMPTY_POLICIES:
         raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
     counts = stats.counts[:, None]
-    means = stats.origin.value + linalg.safe_divide(stats.sums, counts)
+    means = stats.origin.value[None] + linalg.safe_divide(stats.sums, counts)
     moved = jnp.where(counts == 0, centers, means)
     if empty == "keep":
         return moved
@@ -262,7 +262,7 @@ def _statistics(centers: Array, data: Data, labels: Array) -> Stats:
     reach = jnp.where(weights > 0, costs, -jnp.inf)
     farthest = jnp.argmax(reach)
     # The counts ride along as one more column: one pass over the labels.
-    columns = jnp.concatenate([x - origin, jnp.ones_like(x[:, :1])], axis=1)
+    columns = jnp.concatenate([x - origin[None], jnp.ones_like(x[:, :1])], axis=1)
     totals = linalg.sum_by_label(weights[:, None] * columns, labels, centers.shape[0])
     return Stats(
         loss=jnp.sum(weights * costs),

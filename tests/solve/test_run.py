@@ -1,0 +1,249 @@
+"""The loop, over the table of all problems and all solvers."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import PROBLEMS, SOLVERS
+
+from jaxmix import Fit, FitError, Problem, Solver, Status, as_data, kmeans, rows, solve
+
+TABLE = [(problem, solver) for problem in PROBLEMS for solver in SOLVERS]
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """All restarts of every pair, each pair compiled once."""
+    made: dict[tuple[str, str], Fit] = {}
+
+    def get(problem: str, solver: str) -> Fit:
+        if (problem, solver) not in made:
+            case, row = PROBLEMS[problem](), SOLVERS[solver]
+            made[problem, solver] = solve.run_many(
+                case.problem, row.solver, case.starts, case.data, max_steps=row.max_steps
+            )
+        return made[problem, solver]
+
+    return get
+
+
+@pytest.mark.parametrize(("problem", "solver"), TABLE)
+def test_loss_is_that_of_the_params_returned(fits, problem, solver):
+    case, fit = PROBLEMS[problem](), fits(problem, solver)
+    losses = jax.vmap(lambda params: solve.objective(case.problem, params, case.data))(fit.params)
+    np.testing.assert_allclose(fit.loss, losses, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("problem", "solver"), TABLE)
+def test_trace_runs_from_the_start_to_the_loss(fits, problem, solver):
+    case, fit = PROBLEMS[problem](), fits(problem, solver)
+    trace, steps = np.asarray(fit.trace), np.asarray(fit.num_steps)
+    assert trace.shape == (3, SOLVERS[solver].max_steps + 1)
+    first = jax.vmap(lambda params: solve.objective(case.problem, params, case.data))(case.starts)
+    np.testing.assert_allclose(trace[:, 0], first, rtol=1e-12)
+    for lane, last in enumerate(steps):
+        assert np.isfinite(trace[lane, : last + 1]).all()
+        assert np.isnan(trace[lane, last + 1 :]).all()
+        np.testing.assert_allclose(trace[lane, last], fit.loss[lane], rtol=0)
+
+
+@pytest.mark.parametrize(("problem", "solver"), TABLE)
+def test_loss_falls_and_never_rises_where_the_solver_is_monotone(fits, problem, solver):
+    fit, row = fits(problem, solver), SOLVERS[solver]
+    assert (fit.loss < fit.trace[:, 0]).all()
+    if row.monotone:
+        changes = np.diff(np.asarray(fit.trace), axis=1)
+        assert np.nanmax(changes / np.abs(fit.trace[:, :1])) <= 1e-13
+        assert not (fit.status == Status.LOSS_ROSE).any()
+
+
+@pytest.mark.parametrize(("problem", "solver"), TABLE)
+def test_ends_where_em_ends(fits, problem, solver):
+    fit, em = fits(problem, solver), fits(problem, "em")
+    excess = (fit.loss - em.loss) / jnp.abs(em.loss)
+    assert (excess <= SOLVERS[solver].gap).all()
+
+
+@pytest.mark.parametrize(("problem", "solver"), [("kmeans", "em"), ("poisson_mixture", "adam")])
+def test_many_starts_equal_single_runs(fits, problem, solver):
+    case, row, many = PROBLEMS[problem](), SOLVERS[solver], fits(problem, solver)
+    for lane in range(3):
+        start = jax.tree.map(lambda leaf, lane=lane: leaf[lane], case.starts)
+        single = solve.run(case.problem, row.solver, start, case.data, max_steps=row.max_steps)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, lane=lane: leaf[lane], many), single, rtol=1e-11)
+
+
+@pytest.mark.parametrize("solver", ["em", "adam", "stochastic"])
+def test_a_start_of_nan_ends_alone(fits, solver):
+    case, row, clean = PROBLEMS["kmeans"](), SOLVERS[solver], fits("kmeans", solver)
+    starts = case.starts.at[1].set(jnp.nan)
+    many = solve.run_many(case.problem, row.solver, starts, case.data, max_steps=row.max_steps)
+    assert many.status[1] == Status.NONFINITE
+    assert many.num_steps[1] == 0
+    assert not np.isfinite(many.loss[1])
+    others = np.array([0, 2])
+    chex.assert_trees_all_equal(
+        jax.tree.map(lambda leaf: leaf[others], many), jax.tree.map(lambda leaf: leaf[others], clean)
+    )
+    assert solve.best(many).loss == many.loss[others].min()
+
+
+def test_best_is_the_lowest_finite_loss_and_says_so_when_none_is():
+    case = PROBLEMS["kmeans"]()
+    starts = jnp.full_like(case.starts, jnp.nan)
+    fit = solve.best(solve.run_many(case.problem, solve.EM(), starts, case.data, max_steps=5))
+    assert fit.status == Status.NONFINITE
+    fits = Fit(jnp.arange(3.0), jnp.array([3.0, -jnp.inf, 2.0]), jnp.array([0, 2, 1]), *[jnp.zeros(3)] * 3)
+    assert solve.best(fits).params == 2.0
+    fits = fits._replace(loss=jnp.array([3.0, 1.0, 2.0]))
+    assert solve.best(fits).params == 2.0, "a finite loss with a bad status must not win"
+
+
+def test_a_loss_that_rises_under_em_is_named():
+    class Wrong(kmeans.KMeans):
+        def m_step(self, stats, params):
+            return params + 1.0
+
+    jax.tree_util.register_dataclass(Wrong)
+    case = PROBLEMS["kmeans"]()
+    start = solve.run(case.problem, solve.EM(), case.starts[0], case.data).params
+    fit = solve.run(Wrong(), solve.EM(), start, case.data, max_steps=50)
+    assert fit.status == Status.LOSS_ROSE
+    assert fit.num_steps == 2
+    with pytest.raises(FitError, match="M-step does not minimise"):
+        fit.check()
+
+
+def test_no_steps_evaluates_the_start():
+    case = PROBLEMS["kmeans"]()
+    fit = solve.run(case.problem, solve.EM(), case.starts[0], case.data, max_steps=0)
+    assert fit.status == Status.MAX_STEPS
+    assert fit.num_steps == 0
+    np.testing.assert_array_equal(fit.params, case.starts[0])
+    np.testing.assert_array_equal(fit.trace, fit.loss[None])
+
+
+def test_tolerance_is_relative_to_the_loss_and_absolute_per_weight():
+    case = PROBLEMS["poisson_mixture"]()
+    start = jax.tree.map(lambda leaf: leaf[0], case.starts)
+    total = float(case.data.weights.sum())
+    for rtol, atol in [(1e-7, 0.0), (0.0, 1e-6)]:
+        fit = solve.run(case.problem, solve.EM(), start, case.data, rtol=rtol, atol=atol, max_steps=3000)
+        assert fit.status == Status.CONVERGED
+        changes = -np.diff(np.asarray(fit.trace))[: int(fit.num_steps)]
+        tolerance = atol * total + rtol * np.abs(np.asarray(fit.trace))[1 : int(fit.num_steps) + 1]
+        small = changes < tolerance
+        # The change that ends a fit is seen at the start of the step after it.
+        assert np.flatnonzero(small)[0] == int(fit.num_steps) - 2
+
+
+def test_floats_are_traced_and_swept_in_one_compile():
+    case = PROBLEMS["kmeans"]()
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def losses(rate, rtol, atol, start):
+        return solve.run(
+            case.problem, solve.Gradient(rate), start, case.data, rtol=rtol, atol=atol, max_steps=20
+        ).loss
+
+    first = losses(0.1, 1e-3, 0.0, case.starts[0])
+    second = losses(0.2, 1e-4, 1e-6, case.starts[1])
+    assert first != second
+    rates = jnp.array([0.05, 0.1, 0.2])
+
+    def loss_at(rate):
+        return solve.run(case.problem, solve.Gradient(rate), case.starts[0], case.data, max_steps=20).loss
+
+    swept = jax.vmap(loss_at)(rates)
+    np.testing.assert_allclose(swept, [loss_at(rate) for rate in rates], rtol=1e-12)
+
+
+def test_a_second_call_with_other_floats_does_not_trace_again():
+    traces = []
+
+    class Counting(kmeans.KMeans):
+        def loss(self, params, data):
+            traces.append(1)
+            return super().loss(params, data)
+
+    jax.tree_util.register_dataclass(Counting)
+    case = PROBLEMS["kmeans"]()
+    solve.run(Counting(), solve.Gradient(0.1), case.starts[0], case.data, rtol=1e-3, max_steps=7)
+    seen = len(traces)
+    solve.run(Counting(), solve.Gradient(0.7), case.starts[1], case.data, rtol=1e-5, atol=1e-9, max_steps=7)
+    assert seen > 0
+    assert len(traces) == seen
+
+
+def test_penalty_is_counted_once_whatever_the_chunks():
+    class Penalised(kmeans.KMeans):
+        def penalty(self, params):
+            return 0.5 * jnp.sum(params**2)
+
+    jax.tree_util.register_dataclass(Penalised)
+
+
+    case = PROBLEMS["kmeans"]()
+    start, data = case.starts[0], case.data
+    whole = solve.run(Penalised(), solve.Gradient(0.1), start, data, max_steps=5)
+    chunked = solve.run(rows.Chunked(Penalised(), 7), solve.Gradient(0.1), start, data, max_steps=5)
+    np.testing.assert_allclose(whole.trace, chunked.trace, rtol=1e-12)
+    expected = kmeans.objective(start, data.x, weights=data.weights) + 0.5 * (start**2).sum()
+    np.testing.assert_allclose(whole.trace[0], expected, rtol=1e-12)
+    em = solve.run(Penalised(), solve.EM(), start, data, max_steps=0)
+    np.testing.assert_allclose(em.loss, expected, rtol=1e-12)
+
+
+def test_check_speaks_of_each_status_and_lets_pass_what_is_allowed():
+    statuses = jnp.array([Status.CONVERGED, Status.MAX_STEPS, Status.NONFINITE, Status.MAX_STEPS])
+    fits = Fit(*[jnp.zeros(4)] * 6)._replace(status=statuses)
+    with pytest.raises(FitError, match=r"3 of 4 fits.*2 x MAX_STEPS: .*1 x NONFINITE: "):
+        fits.check()
+    with pytest.raises(FitError, match=r"1 of 4"):
+        fits.check(allow=(Status.CONVERGED, Status.MAX_STEPS))
+    assert fits.check(allow=tuple(Status)) is fits
+    assert all(status.sentence.endswith(".") for status in Status)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": -1}, "`max_steps`"),
+        ({"max_steps": 2.0}, "`max_steps`"),
+        ({"rtol": -1e-3}, "`rtol`"),
+        ({"atol": float("nan")}, "`atol`"),
+        ({"rtol": jnp.array([0.1, -0.1])}, "`rtol`"),
+    ],
+)
+def test_bad_settings_are_refused(change, message):
+    case = PROBLEMS["kmeans"]()
+    with pytest.raises(ValueError, match=message):
+        solve.run(case.problem, solve.EM(), case.starts[0], case.data, **change)
+
+
+def test_starts_that_disagree_are_refused():
+    case = PROBLEMS["poisson_mixture"]()
+    starts = dict(case.starts, logits=jnp.zeros((2, 2)))
+    with pytest.raises(ValueError, match="leading axis R"):
+        solve.run_many(case.problem, solve.EM(), starts, case.data)
+
+
+def test_contracts_are_met():
+
+
+    assert all(isinstance(make().problem, Problem) for make in PROBLEMS.values())
+    assert all(isinstance(row.solver, Solver) for row in SOLVERS.values())
+    assert as_data(np.ones((2, 1))).x.dtype == jnp.float64
+
+
+def test_hasselblads_mixture_reaches_the_published_optimum():
+    # Varadhan and Roland (2008), section 5.1: from (0.5, 1, 3) to (0.3599, 1.256, 2.663), -log L 1989.946.
+    case = PROBLEMS["poisson_mixture"]()
+    start = {"logits": jnp.zeros(2), "log_rates": jnp.log(jnp.array([1.0, 3.0]))}
+    fit = solve.run(case.problem, solve.EM(), start, case.data, max_steps=4000, atol=1e-15).check()
+    np.testing.assert_allclose(fit.loss, 1989.94585988, atol=1e-7)
+    np.testing.assert_allclose(jnp.exp(fit.params["log_rates"]), [1.25610, 2.66340], atol=2e-4)
+    np.testing.assert_allclose(jax.nn.softmax(fit.params["logits"])[0], 0.35989, atol=2e-4)
