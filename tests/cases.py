@@ -96,7 +96,5 @@ SOLVERS: dict[str, SolverCase] = {
     "em": SolverCase(solve.EM(), True, 200, 0.0),
     "gradient_descent": SolverCase(solve.Gradient(0.3, optax.sgd), False, 200, 1e-3),
     "adam": SolverCase(solve.Gradient(0.1, optax.adam), False, 200, 1e-2),
-    "stochastic": SolverCase(
-        solve.Gradient(0.02, optax.sgd, batch_size=7, key=jax.random.key(5)), False, 100, 2e-2
-    ),
+    "stochastic": SolverCase(solve.Gradient(0.02, optax.sgd, batch_size=7, key=jax.random.key(5)), False, 100, 2e-2),
 }

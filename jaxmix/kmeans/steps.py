@@ -20,6 +20,7 @@ class Stats(NamedTuple):
     Attributes:
       loss: Array of shape (), the cost J of the centers that the E-step saw.
       counts: Array of shape (K,), the weight of each cluster.
+      costs: Array of shape (K,), each cluster's share of the loss.
       sums: Array of shape (K, D), the weighted sum of x - origin in each cluster.
       origin: the point of shape (D,) that the sums are about.
       farthest: the row that lies farthest from its center, and its squared distance to it.
@@ -27,6 +28,7 @@ class Stats(NamedTuple):
 
     loss: Array
     counts: Array
+    costs: Array
     sums: Array
     origin: Shared
     farthest: Largest
@@ -197,6 +199,7 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
 
     $$u_k = o + S_k / N_k$$
 
+    A center on which all its rows lie stays as it is, to the bit: a mean about $o$ would put it a rounding away.
     A center without rows stays ("keep"), or the first such moves onto the row that lies farthest from its own
     center ("farthest"). That row cost $w d^2$ and will cost nothing, and no other row loses by a center more,
     so J cannot rise; being the farthest, it is where the move gains most per unit of weight. One center moves
@@ -228,9 +231,9 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     """
     if empty not in EMPTY_POLICIES:
         raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
-    counts = stats.counts[:, None]
-    means = stats.origin.value[None] + linalg.safe_divide(stats.sums, counts)
-    moved = jnp.where(counts == 0, centers, means)
+    means = stats.origin.value[None] + linalg.safe_divide(stats.sums, stats.counts[:, None])
+    # A cost of zero also says that there are no rows.
+    moved = jnp.where(stats.costs[:, None] == 0, centers, means)
     if empty == "keep":
         return moved
     is_empty = stats.counts == 0
@@ -261,13 +264,14 @@ def _statistics(centers: Array, data: Data, labels: Array) -> Stats:
     costs = _costs(centers, x, labels)
     reach = jnp.where(weights > 0, costs, -jnp.inf)
     farthest = jnp.argmax(reach)
-    # The counts ride along as one more column: one pass over the labels.
-    columns = jnp.concatenate([x - origin[None], jnp.ones_like(x[:, :1])], axis=1)
+    # Counts and costs ride along as columns: one pass over the labels.
+    columns = jnp.concatenate([x - origin[None], jnp.ones_like(x[:, :1]), costs[:, None]], axis=1)
     totals = linalg.sum_by_label(weights[:, None] * columns, labels, centers.shape[0])
     return Stats(
         loss=jnp.sum(weights * costs),
-        counts=totals[:, -1],
-        sums=totals[:, :-1],
+        counts=totals[:, -2],
+        costs=totals[:, -1],
+        sums=totals[:, :-2],
         origin=Shared(origin),
         farthest=Largest(reach[farthest], x[farthest]),
     )

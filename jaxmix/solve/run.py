@@ -21,6 +21,12 @@ def objective(problem: Problem, params: Params, data: Data) -> Array:
 
     Returns:
       Array of shape (); lower is better.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans, solve
+      >>> solve.objective(kmeans.KMeans(), jnp.zeros((1, 1)), as_data([[1.0], [2.0]])).item()
+      5.0
     """
     return problem.loss(params, data) + penalty(problem, params)
 

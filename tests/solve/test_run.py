@@ -145,9 +145,7 @@ def test_floats_are_traced_and_swept_in_one_compile():
     @jax.jit
     @chex.assert_max_traces(1)
     def losses(rate, rtol, atol, start):
-        return solve.run(
-            case.problem, solve.Gradient(rate), start, case.data, rtol=rtol, atol=atol, max_steps=20
-        ).loss
+        return solve.run(case.problem, solve.Gradient(rate), start, case.data, rtol=rtol, atol=atol, max_steps=20).loss
 
     first = losses(0.1, 1e-3, 0.0, case.starts[0])
     second = losses(0.2, 1e-4, 1e-6, case.starts[1])
@@ -184,7 +182,6 @@ def test_penalty_is_counted_once_whatever_the_chunks():
             return 0.5 * jnp.sum(params**2)
 
     jax.tree_util.register_dataclass(Penalised)
-
 
     case = PROBLEMS["kmeans"]()
     start, data = case.starts[0], case.data
@@ -232,7 +229,6 @@ def test_starts_that_disagree_are_refused():
 
 
 def test_contracts_are_met():
-
 
     assert all(isinstance(make().problem, Problem) for make in PROBLEMS.values())
     assert all(isinstance(row.solver, Solver) for row in SOLVERS.values())

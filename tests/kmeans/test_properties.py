@@ -1,0 +1,135 @@
+"""For any data, starts, weights and K. Shapes are few: compile time is most of the cost."""
+
+import functools
+
+import hypothesis.extra.numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from jaxmix import Status, as_data, kmeans, rows, solve
+
+NUM_ROWS, NUM_FEATURES = 18, 2
+CLUSTERS = st.sampled_from([1, 3, 6])
+
+coarse = st.integers(-4, 4).map(float)  # many ties and duplicates
+fine = st.floats(-1e3, 1e3, allow_nan=False, allow_subnormal=False, width=32)
+large = st.floats(-1e12, 1e12, allow_nan=False, allow_subnormal=False)
+matrices = st.sampled_from([coarse, fine, large]).flatmap(
+    lambda elements: hnp.arrays(np.float64, (NUM_ROWS, NUM_FEATURES), elements=elements)
+)
+generic = st.integers(0, 2**32 - 1).map(
+    lambda seed: np.random.default_rng(seed).normal(size=(NUM_ROWS, NUM_FEATURES)).round(6)
+)
+counts = hnp.arrays(np.int64, NUM_ROWS, elements=st.integers(0, 3)).filter(lambda w: w.sum() > 0)
+
+
+# Two rows that share a center lie equally far from it: which of them an empty center moves to is decided by
+# rounding. Where a fit is compared with an equivalent one, empty centers therefore stay.
+KEEP = kmeans.KMeans(empty="keep")
+
+
+@functools.cache
+def program(problem=kmeans.KMeans(), max_steps=100):
+    return jax.jit(lambda start, data: solve.run(problem, solve.EM(), start, data, max_steps=max_steps))
+
+
+def starts(draw, x, k):
+    """Rows of the data, or points anywhere about it."""
+    if draw(st.booleans()):
+        return x[draw(st.lists(st.integers(0, NUM_ROWS - 1), min_size=k, max_size=k))]
+    seed = draw(st.integers(0, 1000))
+    return np.random.default_rng(seed).normal(size=(k, NUM_FEATURES)) * (1 + np.abs(x).max())
+
+
+@st.composite
+def fits(draw, data=matrices):
+    x, k = draw(data), draw(CLUSTERS)
+    return x, starts(draw, x, k), draw(counts)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@given(case=fits())
+def test_the_cost_never_rises_and_is_that_of_the_oracle(dtype, case):
+    x, start, weights = case[0].astype(dtype), case[1].astype(dtype), case[2]
+    fit = program()(start, as_data(x, weights))
+    trace = np.asarray(fit.trace, np.float64)[: int(fit.num_steps) + 1]
+    # Rounding of the sum, of a center's place, and of distances that vanish beside the coordinates.
+    epsilon = np.finfo(dtype).eps
+    slack = 20 * epsilon * trace[0] + weights.sum() * (20 * epsilon * np.abs(x).max()) ** 2
+    assert (np.diff(trace) <= slack).all()
+    exact = np.asarray(x, np.float64)
+    distances = ((exact[:, None] - np.asarray(fit.params, np.float64)) ** 2).sum(-1)
+    np.testing.assert_allclose(fit.loss, weights @ distances.min(1), rtol=1e-5, atol=slack)
+    labels = np.asarray(kmeans.assign(fit.params, x))
+    chosen = distances[np.arange(NUM_ROWS), labels]
+    np.testing.assert_allclose(chosen, distances.min(1), rtol=30 * epsilon)
+    if fit.status == Status.CONVERGED:
+        full = np.unique(labels[weights > 0])
+        distinct = len(np.unique(x[weights > 0], axis=0))
+        assert len(full) == len(start) or fit.loss == 0 or distinct < len(start)
+
+
+@given(case=fits())
+def test_convergence_is_a_fixed_point_and_ends(case):
+    x, start, weights = case
+    data = as_data(x, weights)
+    fit = program()(start, data)
+    assert fit.status == Status.CONVERGED
+    again = kmeans.m_step(kmeans.e_step(fit.params, data), fit.params)
+    np.testing.assert_array_equal(again, fit.params)
+
+
+@given(case=fits(generic), order=st.permutations(range(NUM_ROWS)))
+def test_the_order_of_rows_and_of_components_changes_nothing_else(case, order):
+    x, start, weights = case
+    assume(len(np.unique(start, axis=0)) == len(start))
+    fit = program(KEEP)(start, as_data(x, weights))
+    rows_moved = program(KEEP)(start, as_data(x[list(order)], weights[list(order)]))
+    np.testing.assert_allclose(rows_moved.params, fit.params, rtol=1e-9, atol=1e-9)
+    parts_moved = program(KEEP)(start[::-1], as_data(x, weights))
+    np.testing.assert_allclose(parts_moved.params[::-1], fit.params, rtol=1e-9, atol=1e-9)
+
+
+@given(case=fits(generic))
+def test_an_integer_weight_is_a_repeated_row(case):
+    x, start, weights = case
+    repeated = np.repeat(x, weights, axis=0)
+    padding = 3 * NUM_ROWS - len(repeated)
+    padded = np.vstack([repeated, np.full((padding, NUM_FEATURES), 7.0)])
+    alone = program(KEEP)(start, as_data(padded, np.arange(3 * NUM_ROWS) < len(repeated)))
+    weighted = program(KEEP)(start, as_data(x, weights))
+    np.testing.assert_allclose(alone.loss, weighted.loss, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(alone.params, weighted.params, rtol=1e-9, atol=1e-9)
+
+
+@given(case=fits(generic))
+def test_chunks_equal_the_whole(case):
+    x, start, weights = case
+    data = as_data(x, weights)
+    whole = program(KEEP)(start, data)
+    chunked = program(rows.Chunked(KEEP, 5))(start, data)
+    np.testing.assert_allclose(chunked.params, whole.params, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(chunked.loss, whole.loss, rtol=1e-9, atol=1e-12)
+
+
+@given(case=fits(generic), offset=st.sampled_from([-1e3, 1.0, 1e6]), scale=st.sampled_from([1e-6, 0.5, 1e6]))
+def test_moving_and_scaling_the_data_moves_and_scales_the_centers(case, offset, scale):
+    x, start, weights = case
+    fit = program(KEEP)(start, as_data(x, weights))
+    moved = program(KEEP)(scale * (start + offset), as_data(scale * (x + offset), weights))
+    np.testing.assert_allclose(moved.params, scale * (fit.params + offset), rtol=1e-8, atol=1e-8 * scale)
+    np.testing.assert_allclose(moved.loss, scale**2 * fit.loss, rtol=1e-6, atol=1e-12 * scale**2)
+
+
+@given(case=fits())
+def test_more_steps_and_more_centers_help(case):
+    x, start, weights = case
+    data = as_data(x, weights)
+    short, long = program(max_steps=1)(start, data), program()(start, data)
+    assert long.loss <= short.loss * (1 + 1e-12)
+    wider = jnp.concatenate([jnp.asarray(start), jnp.asarray(x[:1])])
+    assert kmeans.objective(wider, x, weights=weights) <= kmeans.objective(start, x, weights=weights)
