@@ -7,6 +7,9 @@ from jax import Array
 PRECISION = jax.lax.Precision.HIGHEST
 """For every matrix product here: the default of GPUs and TPUs (TF32, bfloat16) mislabels points."""
 
+SUM_BLOCK = 1024
+"""Rows that `sum_by_label` adds in one chain on CPU."""
+
 
 @jax.jit
 def squared_distances(x: Array, centers: Array) -> Array:
@@ -61,7 +64,8 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
     r"""Sums rows that share a label, $s_k = \sum_{n: z_n = k} v_n$.
 
     A scatter-add on CPU, where it runs at the speed of memory; a one-hot product elsewhere, where a scatter
-    into few rows is slow and its order, so its rounding, is not fixed.
+    into few rows is slow and its order, so its rounding, is not fixed. The scatter adds in blocks of rows and
+    then the blocks: one chain of a million equal float32 additions is 1 % off.
 
     Args:
       values: Array of shape (N, D).
@@ -77,8 +81,15 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
       [5.0, 2.0]
     """
 
+    num_rows, num_columns = values.shape
+    block = max(SUM_BLOCK, 16 * k)  # never more room than a sixteenth of the rows
+    num_blocks = -(-num_rows // block)
+
     def scatter(values: Array, labels: Array) -> Array:
-        return jnp.zeros((k, values.shape[1]), values.dtype).at[labels].add(values, mode="promise_in_bounds")
+        slots = labels + k * (jnp.arange(num_rows, dtype=labels.dtype) // block)
+        sums = jnp.zeros((num_blocks * k, num_columns), values.dtype)
+        sums = sums.at[slots].add(values, mode="promise_in_bounds")
+        return jnp.sum(sums.reshape(num_blocks, k, num_columns), axis=0)
 
     def one_hot(values: Array, labels: Array) -> Array:
         return dot(jax.nn.one_hot(labels, k, dtype=values.dtype, axis=0), values)

@@ -152,7 +152,7 @@ class Progress(NamedTuple):
     Attributes:
       previous: Array of shape (), the loss one step earlier; +inf at the first step.
       loss: Array of shape (), the loss at the parameters that the step started from.
-      tolerance: Array of shape (), atol * sum(weights) + rtol * |loss|.
+      tolerance: Array of shape (), atol * sum(weights) + rtol * abs(loss).
       slack: Array of shape (), how much a loss may rise by rounding alone.
     """
 

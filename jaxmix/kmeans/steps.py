@@ -199,7 +199,7 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
 
     $$u_k = o + S_k / N_k$$
 
-    A center on which all its rows lie stays as it is, to the bit: a mean about $o$ would put it a rounding away.
+    A center on which all its rows lie, to rounding, stays as it is: a mean about $o$ could put it outside of them.
     A center without rows stays ("keep"), or the first such moves onto the row that lies farthest from its own
     center ("farthest"). That row cost $w d^2$ and will cost nothing, and no other row loses by a center more,
     so J cannot rise; being the farthest, it is where the move gains most per unit of weight. One center moves
@@ -232,8 +232,10 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     if empty not in EMPTY_POLICIES:
         raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
     means = stats.origin.value[None] + linalg.safe_divide(stats.sums, stats.counts[:, None])
-    # A cost of zero also says that there are no rows.
-    moved = jnp.where(stats.costs[:, None] == 0, centers, means)
+    reach = jnp.sum(jnp.square(centers - stats.origin.value[None]), axis=1)
+    rounding = stats.counts * (8 * jnp.finfo(centers.dtype).eps) ** 2 * reach
+    stays = (stats.counts == 0) | (stats.costs <= rounding)
+    moved = jnp.where(stays[:, None], centers, means)
     if empty == "keep":
         return moved
     is_empty = stats.counts == 0

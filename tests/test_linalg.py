@@ -1,0 +1,55 @@
+"""The small numerics, where they are easy to get wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmix import linalg
+
+
+def test_squared_distances_tell_near_rows_apart():
+    x = np.array([[1.0, 0.0], [1.0 + 1e-12, 0.0], [1e8, 3.0]])
+    distances = linalg.squared_distances(x, x)
+    np.testing.assert_array_equal(jnp.diag(distances), 0)
+    np.testing.assert_allclose(distances[0, 1], (x[1, 0] - x[0, 0]) ** 2, rtol=1e-14)
+    random = np.random.default_rng(0)
+    x, u = random.normal(size=(20, 5)), random.normal(size=(7, 5))
+    np.testing.assert_allclose(linalg.squared_distances(x, u), ((x[:, None] - u) ** 2).sum(-1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("num_rows", [1, 50, 9000])
+def test_sum_by_label_is_the_sum_over_rows_of_a_label(num_rows):
+    random = np.random.default_rng(0)
+    values, labels = random.normal(size=(num_rows, 3)), random.integers(0, 5, size=num_rows)
+    expected = np.zeros((6, 3))
+    np.add.at(expected, labels, values)
+    np.testing.assert_allclose(linalg.sum_by_label(values, labels, 6), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_a_million_equal_rows_have_the_mean_that_they_are():
+    values = jnp.full((1_000_000, 1), 0.1, jnp.float32)
+    total = jax.jit(linalg.sum_by_label, static_argnums=2)(values, jnp.zeros(1_000_000, jnp.int32), 1)
+    np.testing.assert_allclose(total / 1e6, np.float32(0.1), rtol=2e-5)
+
+
+def test_the_other_platforms_take_the_one_hot_product_in_full_precision():
+    values, labels = jnp.ones((8, 2), jnp.float32), jnp.zeros(8, jnp.int32)
+    for platform in ("cuda", "tpu"):
+        text = jax.export.export(jax.jit(lambda v, z: linalg.sum_by_label(v, z, 3)), platforms=[platform])(
+            values, labels
+        ).mlir_module()
+        assert "dot_general" in text
+        assert "HIGHEST" in text
+        assert "scatter" not in text
+
+
+def test_safe_divide_has_finite_gradients_and_lets_nan_through():
+    def f(a, b):
+        return linalg.safe_divide(a, b, 7.0)
+
+    assert f(jnp.array(1.0), jnp.array(0.0)) == 7.0
+    assert f(jnp.array(6.0), jnp.array(3.0)) == 2.0
+    assert jnp.isnan(f(jnp.array(jnp.nan), jnp.array(1.0)))
+    assert jnp.isnan(f(jnp.array(1.0), jnp.array(jnp.nan)))
+    np.testing.assert_array_equal(jax.grad(f, argnums=(0, 1))(1.0, 0.0), (0.0, 0.0))
