@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
-from jaxmix.types import Data
+from jaxmix.types import ArrayLike, Data
 
 
 def is_concrete(*values: Any) -> bool:

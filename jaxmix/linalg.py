@@ -27,11 +27,16 @@ def squared_distances(x: Array, centers: Array) -> Array:
     Returns:
       Array of shape (N, K), in the dtype of the arguments, in squared units of `x`.
 
+    Raises:
+      ValueError: if the widths differ.
+
     Example:
       >>> import jax.numpy as jnp
       >>> squared_distances(jnp.array([[3.0, 4.0]]), jnp.zeros((1, 2))).item()
       25.0
     """
+    if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1]:
+        raise ValueError(f"Rows (N, D) and centers (K, D) need one width D, got {x.shape} and {centers.shape}.")
     return jnp.sum(jnp.square(x[:, None, :] - centers[None, :, :]), axis=-1)
 
 
@@ -80,7 +85,6 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
       >>> sum_by_label(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([0, 1, 0]), 2).ravel().tolist()
       [5.0, 2.0]
     """
-
     num_rows, num_columns = values.shape
     block = max(SUM_BLOCK, 16 * k)  # never more room than a sixteenth of the rows
     num_blocks = -(-num_rows // block)

@@ -7,10 +7,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxmix import door, linalg
-from jaxmix.types import Data, Seeding
+from jaxmix.types import ArrayLike, Data, Seeding
 
 
 def random_rows(key: Array, data: Data, k: int) -> Array:

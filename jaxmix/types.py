@@ -1,12 +1,15 @@
 """The nouns of the library: `Data`, `Fit`, `Status`, and the two contracts, `Problem` and `Solver`."""
 
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, typing
+
+ArrayLike = typing.ArrayLike | Sequence[Any]
+"""What the door reads as an array: JAX and NumPy arrays, numbers, and nested lists of them."""
 
 Params = Any
 """A pytree of arrays: what is fitted."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmix import Status, as_data, kmeans
+from jaxmix import Status, as_data, kmeans, solve
 
 KEY = jax.random.key(0)
 X = np.arange(12.0).reshape(6, 2)
@@ -70,6 +70,7 @@ def test_fit_refuses(change, message):
         (lambda: kmeans.reconstruct(X, [0.5]), "`labels` must be integers"),
         (lambda: kmeans.lower_bound(X, 7), "`k` must be between 1"),
         (lambda: as_data(as_data(X), np.ones(6)), "has weights already"),
+        (lambda: solve.run(kmeans.KMeans(), solve.EM(), np.zeros((2, 3)), X), "need one width D"),
     ],
 )
 def test_the_other_functions_refuse(call, message):

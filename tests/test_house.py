@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_modules_are_short_and_leave_the_configuration_alone(module):
         assert "matplotlib" not in text
 
 
-def public(module: str) -> list[tuple[str, object]]:
+def public(module: str) -> list[tuple[str, Any]]:
     loaded = importlib.import_module(module)
     return [
         (name, value)

@@ -24,7 +24,9 @@ def test_sum_by_label_is_the_sum_over_rows_of_a_label(num_rows):
     values, labels = random.normal(size=(num_rows, 3)), random.integers(0, 5, size=num_rows)
     expected = np.zeros((6, 3))
     np.add.at(expected, labels, values)
-    np.testing.assert_allclose(linalg.sum_by_label(values, labels, 6), expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(
+        linalg.sum_by_label(jnp.asarray(values), jnp.asarray(labels), 6), expected, rtol=1e-11, atol=1e-11
+    )
 
 
 def test_a_million_equal_rows_have_the_mean_that_they_are():

@@ -34,7 +34,9 @@ def test_a_chunk_of_many_is_what_the_program_holds():
     x = jnp.zeros((10_000, 3))
     program = jax.jit(rows.Chunked(kmeans.KMeans(), 100).e_step)
     compiled = program.lower(jnp.ones((5, 3)), as_data(x)).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < x.shape[0] * 8
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    assert analysis.temp_size_in_bytes < x.shape[0] * 8
 
 
 def test_merge_adds_arrays_and_keeps_the_larger_row():

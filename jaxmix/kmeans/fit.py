@@ -2,13 +2,12 @@
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxmix import door, linalg, seeding
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
 from jaxmix.solve.run import best, run_many
-from jaxmix.types import Data, Fit, Problem, Seeding, Solver
+from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver
 
 
 def fit_all(

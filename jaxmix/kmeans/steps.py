@@ -6,10 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxmix import door, linalg
-from jaxmix.types import Data, Largest, Shared
+from jaxmix.types import ArrayLike, Data, Largest, Shared
 
 EMPTY_POLICIES = ("farthest", "keep")
 

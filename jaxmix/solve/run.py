@@ -5,10 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxmix import door
-from jaxmix.types import Data, Fit, Params, Problem, Progress, Solver, State, Status, penalty
+from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Progress, Solver, State, Status, penalty
 
 
 def objective(problem: Problem, params: Params, data: Data) -> Array:
@@ -46,7 +45,8 @@ def run(
     The tolerance on the loss $\ell$ is $\text{atol} \sum_n w_n + \text{rtol}\,|\ell|$; what it is compared
     with is the solver's own rule. At tolerance 0, EM stops only at a bit-exact fixed point. Everything but
     `max_steps` and the choice of functions is traced: `jax.vmap` and `jax.jit` it over tolerances, step sizes,
-    starts, keys and data sets, with one compile.
+    starts, keys and data sets, with one compile. Reverse-mode differentiation does not go through the loop; by
+    the envelope theorem the gradient of the optimal loss is that of `objective` at `Fit.params`.
 
     Args:
       problem: a `Problem`, such as `kmeans.KMeans()`.

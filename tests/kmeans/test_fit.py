@@ -1,5 +1,7 @@
 """Whole fits: published optima, fixed points, empty clusters, invariances."""
 
+from typing import Any, cast
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from sklearn.datasets import load_iris
 from jaxmix import Status, as_data, kmeans, rows, seeding, solve
 
 KEY = jax.random.key(0)
-IRIS = load_iris().data
+IRIS = load_iris(return_X_y=True)[0]
 X = blobs(60, 2, 4, spread=3.0)
 
 # du Merle, Hansen, Jaumard and Mladenovic (2000), table 5: proven optima of iris.
@@ -28,7 +30,7 @@ def test_iris_reaches_the_published_optimum(k, optimum):
 
 def test_lloyd_takes_the_steps_of_scikit_learn():
     start = X[:5]
-    peer = PeerKMeans(5, init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(X)
+    peer: Any = cast(Any, PeerKMeans)(5, init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(X)
     fit = kmeans.fit(KEY, X, 5, init=start).check()
     np.testing.assert_allclose(fit.params, peer.cluster_centers_, rtol=1e-12)
     np.testing.assert_array_equal(kmeans.assign(fit.params, X), peer.labels_)
