@@ -1,5 +1,6 @@
 """K-means: assign, update, and the cost J; whole fits; the exact optimum in one dimension."""
 
+from jaxmix.kmeans import exact
 from jaxmix.kmeans.fit import fit, fit_all, lower_bound
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.kmeans.steps import Stats, assign, e_step, m_step, objective, reconstruct, update
@@ -9,6 +10,7 @@ __all__ = [
     "Stats",
     "assign",
     "e_step",
+    "exact",
     "fit",
     "fit_all",
     "lower_bound",
