@@ -1,0 +1,1 @@
+"""Experiments: one script, one question. Run one with `python -m experiments.NAME`."""
