@@ -262,8 +262,8 @@ def reading(rows: Sequence[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"- {name}: {other['solver']} took {other['passes'] / em['passes']:.1f} times the passes and "
                 f"{other['seconds'] / em['seconds']:.1f} times the wall time of {em['solver']}, "
-                f"ended at a median J {100 * (other['median'] / em['median'] - 1):+.2f} % from its own, "
-                f"and reached the best known J from {100 * other['reached best']:.0f} % of the starts "
+                f"ended at a median loss {100 * (other['median'] / em['median'] - 1):+.2f} % from its own, "
+                f"and reached the best from {100 * other['reached best']:.0f} % of the starts "
                 f"({100 * em['reached best']:.0f} %)."
             )
     return lines
@@ -277,8 +277,8 @@ def write_report(options: Options, results: Sequence[Result], rows: Sequence[dic
 
 ## Set-up
 
-The same {options.restarts} starts (seeding: {options.init}, seed {options.seed}) for every solver, float32, distances from
-direct differences, on {jax.devices()[0].device_kind}, jax {jax.__version__}.
+The same {options.restarts} starts (seeding: {options.init}, seed {options.seed}) for every solver, in float32
+on {jax.devices()[0].device_kind}, jax {jax.__version__}.
 
 {chr(10).join(sources)}
 

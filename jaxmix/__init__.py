@@ -1,6 +1,6 @@
 """K-means and Gaussian mixtures in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
 
-from jaxmix import kmeans, linalg, rows, seeding, solve, types
+from jaxmix import datasets, gmm, kmeans, linalg, rows, seeding, solve, types
 from jaxmix.door import as_data
 from jaxmix.types import Data, Fit, FitError, Problem, Solver, Status
 
@@ -14,6 +14,8 @@ __all__ = [
     "Solver",
     "Status",
     "as_data",
+    "datasets",
+    "gmm",
     "kmeans",
     "linalg",
     "rows",

@@ -40,3 +40,16 @@ def test_commands_and_links_on_a_page_exist(page):
 def test_the_problem_of_the_docs_is_short_enough_to_write_in_one_sitting():
     (problem,) = [block for block in blocks(ROOT / "docs" / "extend.md", "python") if "class PoissonMixture" in block]
     assert len(problem.strip().splitlines()) < 60
+
+
+def test_every_public_name_is_on_the_api_page():
+    import jaxmix
+
+    page = (ROOT / "docs" / "api.md").read_text()
+    for face in ("", "kmeans.", "gmm.", "seeding.", "solve."):
+        module = getattr(jaxmix, face.rstrip(".")) if face else jaxmix
+        for name in getattr(module, "__all__", [n for n in vars(module) if n in ("starts", "maximin", "random_rows")]):
+            value = getattr(module, name)
+            if callable(value) and name != "Status":
+                owner = f"jaxmix.{face}{name}"
+                assert re.search(rf":: {re.escape(owner)}$", page, flags=re.MULTILINE), f"{owner} has no page"

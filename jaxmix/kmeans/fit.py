@@ -6,7 +6,7 @@ from jax import Array
 from jaxmix import door, linalg, seeding
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
-from jaxmix.solve.run import best, run_many
+from jaxmix.solve.run import best, run, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver
 
 
@@ -113,6 +113,33 @@ def fit(
         atol=atol,
     )
     return best(fits)
+
+
+def centers(key: Array, data: Data, k: int, *, init: Seeding = seeding.kmeans_plus_plus, max_steps: int = 10) -> Array:
+    r"""A seeding refined by a few steps of Lloyd's algorithm: where mixtures start.
+
+    $$u_k \leftarrow \frac{\sum_n w_n z_{nk} x_n}{\sum_n w_n z_{nk}}, \qquad z_n = \arg\min_k |x_n - u_k|^2$$
+
+    Args:
+      key: a PRNG key.
+      data: `Data` of N rows.
+      k: the number of centers.
+      init: the seeding to refine, static.
+      max_steps: the most steps.
+
+    Returns:
+      Array of shape (K, D).
+
+    References:
+      Bishop (2006), section 9.2.2: K-means to start EM.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import as_data, kmeans
+      >>> sorted(kmeans.centers(jax.random.key(0), as_data([[0.0], [1.0], [9.0]]), 2).ravel().tolist())
+      [0.5, 9.0]
+    """
+    return run(KMeans(), EM(), init(key, data, k), data, max_steps=max_steps).params
 
 
 def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None) -> Array:

@@ -1,0 +1,53 @@
+"""Gaussian mixtures: densities, EM and its bound, six covariance families."""
+
+from jaxmix.gmm import start
+from jaxmix.gmm.bound import complete_log_likelihood, elbo, entropy, expected_complete_log_likelihood
+from jaxmix.gmm.covariance import Covariance, Diagonal, Full, Moments, Spherical, Tied, TiedDiagonal, TiedSpherical
+from jaxmix.gmm.em import GaussianMixture, Hard, Posterior, Soft, Stats, Tempered, e_step, m_step
+from jaxmix.gmm.fit import fit, fit_all
+from jaxmix.gmm.model import (
+    GMM,
+    conditional,
+    log_joint,
+    log_likelihood,
+    log_prob,
+    marginal,
+    predict,
+    responsibilities,
+    sample,
+)
+
+__all__ = [
+    "GMM",
+    "Covariance",
+    "Diagonal",
+    "Full",
+    "GaussianMixture",
+    "Hard",
+    "Moments",
+    "Posterior",
+    "Soft",
+    "Spherical",
+    "Stats",
+    "Tempered",
+    "Tied",
+    "TiedDiagonal",
+    "TiedSpherical",
+    "complete_log_likelihood",
+    "conditional",
+    "e_step",
+    "elbo",
+    "entropy",
+    "expected_complete_log_likelihood",
+    "fit",
+    "fit_all",
+    "log_joint",
+    "log_likelihood",
+    "log_prob",
+    "m_step",
+    "marginal",
+    "predict",
+    "responsibilities",
+    "sample",
+    "start",
+]

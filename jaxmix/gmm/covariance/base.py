@@ -1,0 +1,132 @@
+"""What every covariance family gives, and the statistics that it is fitted from."""
+
+import math
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
+
+
+class Moments(NamedTuple):
+    r"""Sums over rows about the means that the E-step saw: additive, and right in float32 far from zero.
+
+    Attributes:
+      counts: Array of shape (K,), $N_k = \sum_n w_n r_{nk}$.
+      first: Array of shape (K, D), $\sum_n w_n r_{nk} (x_n - m_k)$.
+      second: the family's own second moments, sums of products of x - m.
+    """
+
+    counts: Array
+    first: Array
+    second: Any
+
+    @property
+    def shift(self) -> Array:
+        """How far each mean moves, of shape (K, D); 0 for a component without rows."""
+        return linalg.safe_divide(self.first, self.counts[:, None])
+
+
+class Covariance(Protocol):
+    """A family of covariances, as a `NamedTuple` of Cholesky factors or scales: the type is the family.
+
+    Letters: K components, D features. A tied family has one covariance for all components.
+    """
+
+    @classmethod
+    def unit(cls, k: int, num_features: int, dtype: Any) -> Self:
+        """The identity for every component: what the first M-step replaces."""
+        ...
+
+    @staticmethod
+    def second_moments(responsibilities: Array, means: Array, x: Array) -> Any:
+        """The second moments that `maximize` needs: sums over rows, responsibilities of shape (N, K) weighted."""
+        ...
+
+    def maximize(self, moments: Moments, regularization: Array | float) -> Self:
+        """The M-step: maximises Q over the family; a component without rows keeps its own covariance."""
+        ...
+
+    def log_density(self, means: Array, x: Array) -> Array:
+        """Log densities, log N(x_n | m_k, C_k), of shape (N, K)."""
+        ...
+
+    def colour(self, labels: Array, noise: Array) -> Array:
+        """White noise of shape (n, D) given the covariance of each row's component, of shape (n,)."""
+        ...
+
+    def dense(self, k: int, num_features: int) -> Array:
+        """The covariance matrices, of shape (K, D, D)."""
+        ...
+
+    def unconstrain(self) -> Self:
+        """The same tuple with every entry free in R: logarithms of what must be positive."""
+        ...
+
+    def constrain(self) -> Self:
+        """The inverse of `unconstrain`."""
+        ...
+
+    @staticmethod
+    def num_free_parameters(k: int, num_features: int) -> int:
+        """How many numbers the covariances of K components have."""
+        ...
+
+
+def gaussian(squares: Array, half_log_determinant: Array, num_features: int) -> Array:
+    r"""$-\tfrac12 (D \log 2\pi + \log |C_k| + d_{nk})$, from squared Mahalanobis distances of shape (N, K)."""
+    return -0.5 * (num_features * LOG_TWO_PI + squares) - half_log_determinant
+
+
+def scatter(responsibilities: Array, means: Array, x: Array) -> Array:
+    """Weighted scatter about each mean, of shape (K, D, D)."""
+
+    def one(weights: Array, mean: Array) -> Array:
+        centred = x - mean[None]
+        return linalg.dot((weights[:, None] * centred).T, centred)
+
+    return jax.vmap(one, in_axes=(1, 0))(responsibilities, means)
+
+
+def square_scatter(responsibilities: Array, means: Array, x: Array) -> Array:
+    """The diagonals of `scatter`, of shape (K, D)."""
+    centred = jnp.square(x[:, None, :] - means[None])
+    return jnp.sum(responsibilities[:, :, None] * centred, axis=0)
+
+
+def outer(shift: Array) -> Array:
+    """Outer products of rows, (K, D) to (K, D, D)."""
+    return shift[:, :, None] * shift[:, None, :]
+
+
+def whitened_squares(scale_tril: Array, centred: Array) -> Array:
+    """Squared lengths of the rows of shape (N, D) after division by a Cholesky factor (D, D), of shape (N,)."""
+    white = jax.scipy.linalg.solve_triangular(scale_tril, centred.T, lower=True)
+    return jnp.sum(jnp.square(white), axis=0)
+
+
+def half_log_determinant(scale_tril: Array) -> Array:
+    """Half the log-determinant of L L^T, over the last two axes."""
+    return jnp.sum(jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)), axis=-1)
+
+
+def log_diagonal(scale_tril: Array) -> Array:
+    """A Cholesky factor with the logarithm of its diagonal: free in R."""
+    diagonal = jnp.diagonal(scale_tril, axis1=-2, axis2=-1)
+    return jnp.tril(scale_tril, -1) + _diagonal_matrix(jnp.log(diagonal))
+
+
+def exp_diagonal(free: Array) -> Array:
+    """The inverse of `log_diagonal`; what stands above the diagonal is ignored."""
+    diagonal = jnp.diagonal(free, axis1=-2, axis2=-1)
+    return jnp.tril(free, -1) + _diagonal_matrix(jnp.exp(diagonal))
+
+
+def _diagonal_matrix(diagonal: Array) -> Array:
+    return diagonal[..., None] * jnp.broadcast_to(
+        jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), (*diagonal.shape, diagonal.shape[-1])
+    )

@@ -1,0 +1,71 @@
+"""A variance for each component and feature (VVI)."""
+
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+from jaxmix.gmm.covariance import base
+
+
+class Diagonal(NamedTuple):
+    r"""Features are independent within a component, $C_k = \operatorname{diag}(s_{k}^2)$.
+
+    The M-step is $s_{kd}^2 = \frac{1}{N_k} \sum_n w_n r_{nk} (x_{nd} - m_{kd})^2$ about the new means.
+
+    Attributes:
+      scale: Array of shape (K, D), standard deviations.
+
+    References:
+      Murphy (2012), section 11.4.2.5. The family VVI of Fraley and Raftery (2002).
+
+    Example:
+      >>> Diagonal.unit(2, 3, float).dense(2, 3).shape
+      (2, 3, 3)
+    """
+
+    scale: Array
+
+    @classmethod
+    def unit(cls, k: int, num_features: int, dtype: Any) -> Self:
+        """Unit standard deviations."""
+        return cls(jnp.ones((k, num_features), dtype))
+
+    @staticmethod
+    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
+        """Sums of squares about each mean, of shape (K, D)."""
+        return base.square_scatter(responsibilities, means, x)
+
+    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+        """The weighted variances of each component's rows."""
+        counts = moments.counts[:, None]
+        variances = linalg.safe_divide(moments.second, counts) - jnp.square(moments.shift) + regularization
+        return self._replace(scale=jnp.where(counts == 0, self.scale, jnp.sqrt(variances)))
+
+    def log_density(self, means: Array, x: Array) -> Array:
+        """Log densities, of shape (N, K)."""
+        white = (x[:, None, :] - means[None]) / self.scale[None]
+        squares = jnp.sum(jnp.square(white), axis=2)
+        return base.gaussian(squares, jnp.sum(jnp.log(self.scale), axis=1)[None], x.shape[1])
+
+    def colour(self, labels: Array, noise: Array) -> Array:
+        """Each row times its component's standard deviations."""
+        return self.scale[labels] * noise
+
+    def dense(self, k: int, num_features: int) -> Array:
+        """Diagonal matrices, of shape (K, D, D)."""
+        return jnp.square(self.scale)[:, :, None] * jnp.eye(num_features, dtype=self.scale.dtype)[None]
+
+    def unconstrain(self) -> Self:
+        """Logarithms of the standard deviations."""
+        return self._replace(scale=jnp.log(self.scale))
+
+    def constrain(self) -> Self:
+        """The inverse of `unconstrain`."""
+        return self._replace(scale=jnp.exp(self.scale))
+
+    @staticmethod
+    def num_free_parameters(k: int, num_features: int) -> int:
+        """K D."""
+        return k * num_features

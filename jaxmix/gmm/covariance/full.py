@@ -1,0 +1,77 @@
+"""One covariance matrix for each component (VVV)."""
+
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+from jaxmix.gmm.covariance import base
+
+
+class Full(NamedTuple):
+    r"""A covariance matrix for each component, $C_k = L_k L_k^T$.
+
+    The M-step is $C_k = \frac{1}{N_k} \sum_n w_n r_{nk} (x_n - m_k)(x_n - m_k)^T$ about the new mean.
+
+    Attributes:
+      scale_tril: Array of shape (K, D, D), lower Cholesky factors.
+
+    References:
+      Bishop (2006), equation 9.19. The family VVV of Fraley and Raftery (2002).
+
+    Example:
+      >>> Full.unit(2, 3, float).dense(2, 3).shape
+      (2, 3, 3)
+    """
+
+    scale_tril: Array
+
+    @classmethod
+    def unit(cls, k: int, num_features: int, dtype: Any) -> Self:
+        """The identity for every component."""
+        return cls(jnp.tile(jnp.eye(num_features, dtype=dtype)[None], (k, 1, 1)))
+
+    @staticmethod
+    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
+        """Scatter about each mean, of shape (K, D, D)."""
+        return base.scatter(responsibilities, means, x)
+
+    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+        """The weighted covariance of each component's rows."""
+        counts = moments.counts[:, None, None]
+        covariances = linalg.safe_divide(moments.second, counts) - base.outer(moments.shift)
+        identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)[None]
+        fitted = jnp.linalg.cholesky(jnp.where(counts == 0, identity, covariances + regularization * identity))
+        return self._replace(scale_tril=jnp.where(counts == 0, self.scale_tril, fitted))
+
+    def log_density(self, means: Array, x: Array) -> Array:
+        """Log densities, of shape (N, K)."""
+
+        def squares(mean: Array, scale_tril: Array) -> Array:
+            return base.whitened_squares(scale_tril, x - mean[None])
+
+        distances = jax.vmap(squares, out_axes=1)(means, self.scale_tril)
+        return base.gaussian(distances, base.half_log_determinant(self.scale_tril)[None], x.shape[1])
+
+    def colour(self, labels: Array, noise: Array) -> Array:
+        """Each row times its component's factor."""
+        return jnp.einsum("nij,nj->ni", self.scale_tril[labels], noise, precision=linalg.PRECISION)
+
+    def dense(self, k: int, num_features: int) -> Array:
+        """The matrices, of shape (K, D, D)."""
+        return jnp.einsum("kij,klj->kil", self.scale_tril, self.scale_tril, precision=linalg.PRECISION)
+
+    def unconstrain(self) -> Self:
+        """Logarithms of the factors' diagonals."""
+        return self._replace(scale_tril=base.log_diagonal(self.scale_tril))
+
+    def constrain(self) -> Self:
+        """The inverse of `unconstrain`."""
+        return self._replace(scale_tril=base.exp_diagonal(self.scale_tril))
+
+    @staticmethod
+    def num_free_parameters(k: int, num_features: int) -> int:
+        """K D (D + 1) / 2."""
+        return k * num_features * (num_features + 1) // 2

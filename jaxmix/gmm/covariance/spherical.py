@@ -1,0 +1,70 @@
+"""A variance for each component (VII)."""
+
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+from jaxmix.gmm.covariance import base
+
+
+class Spherical(NamedTuple):
+    r"""Every component is round, with a size of its own, $C_k = s_k^2 I$.
+
+    The M-step is $s_k^2 = \frac{1}{D N_k} \sum_n w_n r_{nk} |x_n - m_k|^2$ about the new means.
+
+    Attributes:
+      scale: Array of shape (K,), standard deviations.
+
+    References:
+      Celeux and Govaert (1995), section 4. The family VII of Fraley and Raftery (2002).
+
+    Example:
+      >>> Spherical.unit(2, 3, float).dense(2, 3).shape
+      (2, 3, 3)
+    """
+
+    scale: Array
+
+    @classmethod
+    def unit(cls, k: int, num_features: int, dtype: Any) -> Self:
+        """Unit standard deviations."""
+        return cls(jnp.ones(k, dtype))
+
+    @staticmethod
+    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
+        """Sums of squared lengths about each mean, of shape (K,)."""
+        return jnp.sum(responsibilities * linalg.squared_distances(x, means), axis=0)
+
+    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+        """The mean of each component's weighted variances."""
+        mean_square = linalg.safe_divide(moments.second, moments.counts) - jnp.sum(jnp.square(moments.shift), axis=1)
+        variances = mean_square / moments.first.shape[1] + regularization
+        return self._replace(scale=jnp.where(moments.counts == 0, self.scale, jnp.sqrt(variances)))
+
+    def log_density(self, means: Array, x: Array) -> Array:
+        """Log densities, of shape (N, K)."""
+        squares = linalg.squared_distances(x, means) / jnp.square(self.scale)[None]
+        return base.gaussian(squares, x.shape[1] * jnp.log(self.scale)[None], x.shape[1])
+
+    def colour(self, labels: Array, noise: Array) -> Array:
+        """Each row times its component's standard deviation."""
+        return self.scale[labels][:, None] * noise
+
+    def dense(self, k: int, num_features: int) -> Array:
+        """Diagonal matrices, of shape (K, D, D)."""
+        return jnp.square(self.scale)[:, None, None] * jnp.eye(num_features, dtype=self.scale.dtype)[None]
+
+    def unconstrain(self) -> Self:
+        """Logarithms of the standard deviations."""
+        return self._replace(scale=jnp.log(self.scale))
+
+    def constrain(self) -> Self:
+        """The inverse of `unconstrain`."""
+        return self._replace(scale=jnp.exp(self.scale))
+
+    @staticmethod
+    def num_free_parameters(k: int, num_features: int) -> int:
+        """K."""
+        return k

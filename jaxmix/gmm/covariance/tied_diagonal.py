@@ -1,0 +1,72 @@
+"""A variance for each feature, shared by all components (EEI)."""
+
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix.gmm.covariance import base
+
+
+class TiedDiagonal(NamedTuple):
+    r"""Features are independent, and all components have one shape, $C = \operatorname{diag}(s^2)$.
+
+    The M-step is $s_d^2 = \sum_{nk} w_n r_{nk} (x_{nd} - m_{kd})^2 / \sum_k N_k$ about the new means.
+
+    Attributes:
+      scale: Array of shape (D,), standard deviations.
+
+    References:
+      Celeux and Govaert (1995), section 4. The family EEI of Fraley and Raftery (2002).
+
+    Example:
+      >>> TiedDiagonal.unit(2, 3, float).dense(2, 3).shape
+      (2, 3, 3)
+    """
+
+    scale: Array
+
+    @classmethod
+    def unit(cls, k: int, num_features: int, dtype: Any) -> Self:
+        """Unit standard deviations."""
+        return cls(jnp.ones(num_features, dtype))
+
+    @staticmethod
+    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
+        """Sums of squares about the means of all components together, of shape (D,)."""
+        return jnp.sum(base.square_scatter(responsibilities, means, x), axis=0)
+
+    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+        """The pooled variances."""
+        between = jnp.sum(moments.counts[:, None] * jnp.square(moments.shift), axis=0)
+        variances = (moments.second - between) / jnp.sum(moments.counts) + regularization
+        return self._replace(scale=jnp.sqrt(variances))
+
+    def log_density(self, means: Array, x: Array) -> Array:
+        """Log densities, of shape (N, K)."""
+        white = (x[:, None, :] - means[None]) / self.scale[None, None]
+        squares = jnp.sum(jnp.square(white), axis=2)
+        return base.gaussian(squares, jnp.sum(jnp.log(self.scale)), x.shape[1])
+
+    def colour(self, labels: Array, noise: Array) -> Array:
+        """Each row times the standard deviations."""
+        return self.scale[None] * noise
+
+    def dense(self, k: int, num_features: int) -> Array:
+        """Diagonal matrices, of shape (K, D, D)."""
+        return jnp.square(self.scale)[None, :, None] * jnp.eye(num_features, dtype=self.scale.dtype)[None].repeat(
+            k, axis=0
+        )
+
+    def unconstrain(self) -> Self:
+        """Logarithms of the standard deviations."""
+        return self._replace(scale=jnp.log(self.scale))
+
+    def constrain(self) -> Self:
+        """The inverse of `unconstrain`."""
+        return self._replace(scale=jnp.exp(self.scale))
+
+    @staticmethod
+    def num_free_parameters(k: int, num_features: int) -> int:
+        """D."""
+        return num_features

@@ -1,0 +1,70 @@
+"""One variance for all (EII)."""
+
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+from jaxmix.gmm.covariance import base
+
+
+class TiedSpherical(NamedTuple):
+    r"""All components are round and of one size, $C = s^2 I$: as s falls to 0, EM becomes K-means.
+
+    The M-step is $s^2 = \sum_{nk} w_n r_{nk} |x_n - m_k|^2 / (D \sum_k N_k)$ about the new means.
+
+    Attributes:
+      scale: Array of shape (), standard deviations.
+
+    References:
+      Bishop (2006), section 9.3.2. The family EII of Fraley and Raftery (2002).
+
+    Example:
+      >>> TiedSpherical.unit(2, 3, float).dense(2, 3).shape
+      (2, 3, 3)
+    """
+
+    scale: Array
+
+    @classmethod
+    def unit(cls, k: int, num_features: int, dtype: Any) -> Self:
+        """Unit standard deviations."""
+        return cls(jnp.ones((), dtype))
+
+    @staticmethod
+    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
+        """The sum of squared lengths about the means, of shape ()."""
+        return jnp.sum(responsibilities * linalg.squared_distances(x, means))
+
+    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+        """The pooled variance, over all features."""
+        between = jnp.sum(moments.counts[:, None] * jnp.square(moments.shift))
+        total = moments.first.shape[1] * jnp.sum(moments.counts)
+        return self._replace(scale=jnp.sqrt((moments.second - between) / total + regularization))
+
+    def log_density(self, means: Array, x: Array) -> Array:
+        """Log densities, of shape (N, K)."""
+        squares = linalg.squared_distances(x, means) / jnp.square(self.scale)
+        return base.gaussian(squares, x.shape[1] * jnp.log(self.scale), x.shape[1])
+
+    def colour(self, labels: Array, noise: Array) -> Array:
+        """Each row times the standard deviation."""
+        return self.scale * noise
+
+    def dense(self, k: int, num_features: int) -> Array:
+        """Diagonal matrices, of shape (K, D, D)."""
+        return jnp.square(self.scale) * jnp.eye(num_features, dtype=self.scale.dtype)[None].repeat(k, axis=0)
+
+    def unconstrain(self) -> Self:
+        """Logarithms of the standard deviations."""
+        return self._replace(scale=jnp.log(self.scale))
+
+    def constrain(self) -> Self:
+        """The inverse of `unconstrain`."""
+        return self._replace(scale=jnp.exp(self.scale))
+
+    @staticmethod
+    def num_free_parameters(k: int, num_features: int) -> int:
+        """1."""
+        return 1

@@ -1,0 +1,222 @@
+"""EM for Gaussian mixtures: the posterior of the E-step, the M-step, and the `Problem`."""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix.gmm.covariance import Moments
+from jaxmix.gmm.model import GMM, joint
+from jaxmix.types import Data
+
+
+class Posterior(Protocol):
+    """How the E-step shares a row among components: a choice of loss and of responsibilities that fit together."""
+
+    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
+        """From (N, K) to each row's log evidence, (N,), and its responsibilities, (N, K)."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Soft:
+    r"""EM: evidence $\log \sum_k e^{a_k}$ of log joints $a$, responsibilities their softmax.
+
+    References:
+      Dempster, Laird and Rubin (1977), section 4.3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Soft()(jnp.zeros((1, 2)))[1].tolist()
+      [[0.5, 0.5]]
+    """
+
+    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
+        """Log-sum-exp and softmax."""
+        return jax.nn.logsumexp(log_joint, axis=1), jax.nn.softmax(log_joint, axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hard:
+    r"""Classification EM: evidence $\max_k a_k$, each row wholly to its best component.
+
+    References:
+      Celeux and Govaert (1992), section 2.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Hard()(jnp.array([[0.0, 1.0]]))[1].tolist()
+      [[0.0, 1.0]]
+    """
+
+    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
+        """Maximum, and the indicator of the first that attains it."""
+        k = log_joint.shape[1]
+        indicator = jax.nn.one_hot(jnp.argmax(log_joint, axis=1), k, dtype=log_joint.dtype)
+        return jnp.max(log_joint, axis=1), indicator
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tempered:
+    r"""Deterministic annealing: evidence $\beta^{-1} \log \sum_k e^{\beta a_k}$, responsibilities its softmax.
+
+    At $\beta = 1$ it is EM, as $\beta \to \infty$ classification EM, and below 1 the landscape is smoother.
+
+    Attributes:
+      inverse_temperature: $\beta > 0$, traced: vmap over it.
+
+    References:
+      Ueda and Nakano (1998), equations 9 and 14.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Tempered(0.5)(jnp.zeros((1, 2)))[1].tolist()
+      [[0.5, 0.5]]
+    """
+
+    inverse_temperature: Array | float
+
+    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
+        """Log-sum-exp and softmax at the temperature."""
+        beta = jnp.asarray(self.inverse_temperature, log_joint.dtype)
+        scaled = beta * log_joint
+        return jax.nn.logsumexp(scaled, axis=1) / beta, jax.nn.softmax(scaled, axis=1)
+
+
+class Stats(NamedTuple):
+    """What the E-step hands to the M-step; `rows.merge` adds those of disjoint rows.
+
+    Attributes:
+      loss: Array of shape (), minus the evidence: with `Soft`, minus the log-likelihood.
+      moments: sums about the means that the E-step saw.
+    """
+
+    loss: Array
+    moments: Moments
+
+
+@jax.jit
+def e_step(params: GMM, data: Data, *, posterior: Posterior = Soft()) -> Stats:
+    r"""Shares every row among the components, and sums what the M-step needs.
+
+    $$N_k = \sum_n w_n r_{nk}, \qquad \sum_n w_n r_{nk} (x_n - m_k), \qquad \sum_n w_n r_{nk} (x_n - m_k)(x_n - m_k)^T$$
+
+    Args:
+      params: a mixture of K components.
+      data: `Data` of N rows, from `jaxmix.as_data`.
+      posterior: `Soft()`, `Hard()` or `Tempered(beta)`.
+
+    Returns:
+      `Stats`, additive over rows.
+
+    References:
+      Bishop (2006), section 9.2.2, step 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, gmm
+      >>> mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), jnp.zeros((2, 1)), gmm.Full.unit(2, 1, float))
+      >>> gmm.e_step(mixture, as_data([[0.0], [1.0]])).moments.counts.tolist()
+      [1.0, 1.0]
+    """
+    evidence, shares = posterior(joint(params, data.x))
+    weighted = data.weights[:, None] * shares
+    counts = jnp.sum(weighted, axis=0)
+    # About the means themselves: no product of coordinates far from zero is ever formed.
+    first = jax.vmap(lambda mean, w: jnp.sum(w[:, None] * (data.x - mean[None]), axis=0), in_axes=(0, 1))(
+        params.means, weighted
+    )
+    second = params.covariance.second_moments(weighted, params.means, data.x)
+    return Stats(-jnp.sum(data.weights * evidence), Moments(counts, first, second))
+
+
+@jax.jit
+def m_step(stats: Stats, params: GMM, *, regularization: Array | float = 0.0) -> GMM:
+    r"""The mixture that maximises the expected complete log-likelihood for the responsibilities behind `stats`.
+
+    $$\pi_k = N_k / \sum_j N_j, \qquad m_k' = m_k + \frac{1}{N_k} \sum_n w_n r_{nk} (x_n - m_k)$$
+
+    and the family's own step for the covariances. A component without rows keeps its mean and its covariance and
+    gets weight zero: it is switched off, and stays off.
+
+    Args:
+      stats: what `e_step` returned.
+      params: the mixture that `e_step` was given.
+      regularization: added to the diagonals of the covariances, in squared units of x. Above 0 the step is not the
+        maximiser of any bound, and the likelihood may fall a little.
+
+    Returns:
+      A `GMM` of the same family.
+
+    References:
+      Bishop (2006), equations 9.24 to 9.26.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> fitted = gmm.m_step(gmm.e_step(mixture, as_data([[1.0], [3.0]])), mixture)
+      >>> fitted.means.item(), fitted.covariances.item()
+      (2.0, 1.0)
+    """
+    counts = stats.moments.counts
+    log_weights = jnp.where(counts > 0, jnp.log(jnp.where(counts > 0, counts, 1)), -jnp.inf)
+    return GMM(
+        log_weights=log_weights - jnp.log(jnp.sum(counts)),
+        means=params.means + stats.moments.shift,
+        covariance=params.covariance.maximize(stats.moments, regularization),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture:
+    r"""Maximise $\sum_n w_n \log \sum_k \pi_k N(x_n \mid m_k, C_k)$ over a `GMM`.
+
+    The loss is minus the log-likelihood, or minus the evidence of another `posterior`. Unconstrained coordinates:
+    log weights up to a constant, means, and the family's own.
+
+    Attributes:
+      regularization: added to the diagonals of the covariances at each M-step, as scikit-learn's `reg_covar`;
+        traced, in squared units of x. It is not part of the loss, which may therefore rise a little. At 0 the loss
+        never rises under EM, and a component that collapses onto a row ends its fit with `Status.NONFINITE`.
+      posterior: `Soft()` for EM, `Hard()` for classification EM, `Tempered(beta)` for annealing.
+
+    References:
+      Dempster, Laird and Rubin (1977), section 4.3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import gmm, solve
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> solve.run(gmm.GaussianMixture(), solve.EM(), mixture, jnp.array([[1.0], [3.0]])).params.means.item()
+      2.0
+    """
+
+    regularization: Array | float = 1e-6
+    posterior: Posterior = Soft()
+
+    def e_step(self, params: GMM, data: Data) -> Stats:
+        """`gmm.e_step` with the posterior."""
+        return e_step(params, data, posterior=self.posterior)
+
+    def m_step(self, stats: Stats, params: GMM) -> GMM:
+        """`gmm.m_step` with the regularization."""
+        return m_step(stats, params, regularization=jnp.asarray(self.regularization, params.means.dtype))
+
+    def loss(self, params: GMM, data: Data) -> Array:
+        """Minus the evidence, summed over rows."""
+        return -jnp.sum(data.weights * self.posterior(joint(params, data.x))[0])
+
+    def unconstrain(self, params: GMM) -> GMM:
+        """Log weights and means are free already, up to the constant that `constrain` takes out."""
+        return params._replace(covariance=params.covariance.unconstrain())
+
+    def constrain(self, free: GMM) -> GMM:
+        """Weights that sum to one, and the family's own constraints."""
+        return free._replace(log_weights=jax.nn.log_softmax(free.log_weights), covariance=free.covariance.constrain())

@@ -1,0 +1,133 @@
+"""Gaussian mixtures from rows to fits: seed, refine by K-means, run, choose."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import door, kmeans, seeding
+from jaxmix.gmm import start
+from jaxmix.gmm.covariance import Covariance, Full
+from jaxmix.gmm.em import GaussianMixture
+from jaxmix.gmm.model import GMM
+from jaxmix.solve.em import EM
+from jaxmix.solve.run import best, run_many
+from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver
+
+
+def fit_all(
+    key: Array,
+    x: ArrayLike | Data,
+    k: int,
+    *,
+    family: type[Covariance] = Full,
+    problem: Problem = GaussianMixture(),
+    weights: ArrayLike | None = None,
+    init: Seeding | ArrayLike | GMM = kmeans.centers,
+    restarts: int = 8,
+    solver: Solver = EM(),
+    max_steps: int = 500,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 1e-6,
+) -> Fit:
+    """Every restart of a mixture fit, each with its own status; `fit` is `best` of these.
+
+    Takes and raises what `fit` does.
+
+    Returns:
+      A `Fit` with a leading axis R on every leaf: R is `restarts`, or the number of starts that `init` holds.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import gmm
+      >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+      >>> fits = gmm.fit_all(jax.random.key(1), x, 2, restarts=4)
+      >>> fits.params.means.shape, fits.loss.shape
+      ((4, 2, 2), (4,))
+    """
+    data = door.as_data(x, weights)
+    door.check_count(k, data)
+    if isinstance(init, GMM):
+        starts = _given(init, data, k)
+    else:
+        centers = seeding.starts(key, data, k, init=init, restarts=restarts)
+        starts = jax.vmap(lambda u: start.from_centers(u, data, family=family, problem=problem))(centers)
+    return run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
+
+
+def fit(
+    key: Array,
+    x: ArrayLike | Data,
+    k: int,
+    *,
+    family: type[Covariance] = Full,
+    problem: Problem = GaussianMixture(),
+    weights: ArrayLike | None = None,
+    init: Seeding | ArrayLike | GMM = kmeans.centers,
+    restarts: int = 8,
+    solver: Solver = EM(),
+    max_steps: int = 500,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 1e-6,
+) -> Fit:
+    r"""Fits a Gaussian mixture to rows: the best of several restarts by the log-likelihood.
+
+    $$\max \sum_n w_n \log \sum_k \pi_k N(x_n \mid m_k, C_k)$$
+
+    Each restart is k-means++, ten steps of K-means, one M-step from its labels, and then the solver. Traceable:
+    only `k`, `family`, `restarts`, `max_steps` and the choice of functions are static.
+
+    Args:
+      key: a PRNG key, for the seeding.
+      x: array of shape (N, D), or `Data`. Float32 and float64 are kept; integers become float.
+      k: the number of components, between 1 and the number of rows with positive weight.
+      family: `Full`, `Tied`, `Diagonal`, `Spherical`, `TiedDiagonal` or `TiedSpherical`.
+      problem: the `Problem`, such as `GaussianMixture(regularization=1e-3)` or `rows.Chunked` of one.
+      weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
+      init: a function (key, data, k) -> centers; an array of centers of shape (K, D), or (R, K, D) for R starts;
+        or a `GMM`, whose leaves may have a leading axis R, and whose family then holds.
+      restarts: how many starts, where `init` is a function.
+      solver: any `Solver`.
+      max_steps: the most steps of each restart.
+      rtol: relative tolerance on the loss.
+      atol: absolute tolerance on the loss per unit of weight, in nats.
+
+    Returns:
+      A `Fit` whose `params` are a `GMM` and whose `loss` is minus the log-likelihood. A component that loses all
+      its rows is switched off; one that collapses ends its restart as `NONFINITE`, and another wins.
+
+    Raises:
+      ValueError: naming the argument, for rows, weights, `k`, `init`, a key or tolerances that cannot be meant.
+
+    References:
+      Dempster, Laird and Rubin (1977), section 4.3; Bishop (2006), section 9.2.2.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> x = jnp.concatenate([jnp.linspace(-1.0, 1.0, 20), jnp.linspace(8.0, 10.0, 20)])[:, None]
+      >>> fit = gmm.fit(jax.random.key(0), x, 2).check()
+      >>> sorted(fit.params.means.ravel().round(2).tolist())
+      [0.0, 9.0]
+    """
+    fits = fit_all(
+        key,
+        x,
+        k,
+        family=family,
+        problem=problem,
+        weights=weights,
+        init=init,
+        restarts=restarts,
+        solver=solver,
+        max_steps=max_steps,
+        rtol=rtol,
+        atol=atol,
+    )
+    return best(fits)
+
+
+def _given(init: GMM, data: Data, k: int) -> GMM:
+    shape = (k, data.x.shape[1])
+    if init.means.ndim not in (2, 3) or init.means.shape[-2:] != shape:
+        raise ValueError(f"`init.means` must have shape {shape}, or a leading axis R, got {init.means.shape}.")
+    return init if init.means.ndim == 3 else jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], init)

@@ -1,0 +1,325 @@
+"""The mixture itself: densities, responsibilities, draws, marginals and conditionals."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmix import door, linalg
+from jaxmix.gmm.covariance import Covariance, Full
+from jaxmix.types import ArrayLike
+
+
+class GMM(NamedTuple):
+    r"""A Gaussian mixture, $p(x) = \sum_k \pi_k N(x \mid m_k, C_k)$.
+
+    The tuple is not validated. A log weight of -inf switches a component off.
+
+    Attributes:
+      log_weights: Array of shape (K,), $\log \pi_k$; their exponentials sum to 1.
+      means: Array of shape (K, D).
+      covariance: a covariance family, such as `Full`: its type is the family.
+
+    References:
+      Bishop (2006), equation 9.7.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.log(jnp.array([0.5, 0.5])), jnp.zeros((2, 3)), gmm.Full.unit(2, 3, float))
+      >>> mixture.num_free_parameters
+      19
+    """
+
+    log_weights: Array
+    means: Array
+    covariance: Covariance
+
+    @property
+    def weights(self) -> Array:
+        """The weights, of shape (K,)."""
+        return jnp.exp(self.log_weights)
+
+    @property
+    def covariances(self) -> Array:
+        """The covariance matrices, dense, of shape (K, D, D)."""
+        return self.covariance.dense(*self.means.shape)
+
+    @property
+    def num_free_parameters(self) -> int:
+        """K - 1 weights, K D means, and the family's own."""
+        k, num_features = self.means.shape
+        return k - 1 + k * num_features + self.covariance.num_free_parameters(k, num_features)
+
+
+def log_joint(params: GMM, x: ArrayLike) -> Array:
+    r"""Joint log densities of rows and components.
+
+    $$\log p(x_n, z_n = k) = \log \pi_k + \log N(x_n \mid m_k, C_k)$$
+
+    Args:
+      params: a mixture of K components.
+      x: array of shape (N, D).
+
+    Returns:
+      Array of shape (N, K), in nats.
+
+    Raises:
+      ValueError: for bad `x`, or a width that is not that of the means.
+
+    References:
+      Bishop (2006), equations 9.10 and 9.11.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> round(gmm.log_joint(mixture, jnp.zeros((1, 1))).item(), 4)
+      -0.9189
+    """
+    x = door.as_data(x).x
+    door.as_centers(params.means, door.as_data(x), "params.means")
+    return joint(params, x)
+
+
+def log_prob(params: GMM, x: ArrayLike) -> Array:
+    r"""The log density of each row.
+
+    $$\log p(x_n) = \log \sum_k \pi_k N(x_n \mid m_k, C_k)$$
+
+    Args:
+      params: a mixture of K components.
+      x: array of shape (N, D).
+
+    Returns:
+      Array of shape (N,), in nats.
+
+    Raises:
+      ValueError: as `log_joint` does.
+
+    References:
+      Bishop (2006), equation 9.7.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), jnp.zeros((2, 1)), gmm.Full.unit(2, 1, float))
+      >>> round(gmm.log_prob(mixture, jnp.zeros((1, 1))).item(), 4)
+      -0.9189
+    """
+    return jax.nn.logsumexp(log_joint(params, x), axis=1)
+
+
+def log_likelihood(params: GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    r"""The log-likelihood, a sum over rows.
+
+    $$\log L = \sum_n w_n \log p(x_n)$$
+
+    Args:
+      params: a mixture of K components.
+      x: array of shape (N, D).
+      weights: array of shape (N,), non-negative; None for ones.
+
+    Returns:
+      Array of shape (), in nats.
+
+    Raises:
+      ValueError: as `log_joint` does, and for bad weights.
+
+    References:
+      Bishop (2006), equation 9.14.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> round(gmm.log_likelihood(mixture, jnp.zeros((2, 1))).item(), 4)
+      -1.8379
+    """
+    data = door.as_data(x, weights)
+    return jnp.sum(data.weights * log_prob(params, data.x))
+
+
+def responsibilities(params: GMM, x: ArrayLike) -> Array:
+    r"""The posterior of the components given each row.
+
+    $$r_{nk} = p(z_n = k \mid x_n) = \frac{\pi_k N(x_n \mid m_k, C_k)}{\sum_j \pi_j N(x_n \mid m_j, C_j)}$$
+
+    Args:
+      params: a mixture of K components.
+      x: array of shape (N, D).
+
+    Returns:
+      Array of shape (N, K), rows summing to 1.
+
+    Raises:
+      ValueError: as `log_joint` does.
+
+    References:
+      Bishop (2006), equation 9.13.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), jnp.zeros((2, 1)), gmm.Full.unit(2, 1, float))
+      >>> gmm.responsibilities(mixture, jnp.zeros((1, 1))).tolist()
+      [[0.5, 0.5]]
+    """
+    return jax.nn.softmax(log_joint(params, x), axis=1)
+
+
+def predict(params: GMM, x: ArrayLike) -> Array:
+    r"""The most probable component of each row, $\arg\max_k r_{nk}$.
+
+    $$z_n = \arg\max_k \left(\log \pi_k + \log N(x_n \mid m_k, C_k)\right)$$
+
+    Args:
+      params: a mixture of K components.
+      x: array of shape (N, D).
+
+    Returns:
+      Array of shape (N,), int32.
+
+    Raises:
+      ValueError: as `log_joint` does.
+
+    References:
+      Bishop (2006), section 1.5.1: the decision with the fewest errors.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.zeros(2), jnp.array([[0.0], [9.0]]), gmm.Full.unit(2, 1, float))
+      >>> gmm.predict(mixture, jnp.array([[1.0], [8.0]])).tolist()
+      [0, 1]
+    """
+    return jnp.argmax(log_joint(params, x), axis=1).astype(jnp.int32)
+
+
+def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
+    r"""Draws rows as the model says: first the component, then the point.
+
+    $$z \sim \operatorname{Categorical}(\pi), \qquad x = m_z + C_z^{1/2} \varepsilon, \quad \varepsilon \sim N(0, I)$$
+
+    Args:
+      key: a PRNG key.
+      params: a mixture of K components.
+      n: how many rows, static.
+
+    Returns:
+      x of shape (n, D) and labels of shape (n,), int32.
+
+    Raises:
+      ValueError: for a key that is none.
+
+    References:
+      Bishop (2006), section 9.2: ancestral sampling.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 2)), gmm.Full.unit(1, 2, jnp.float32))
+      >>> x, labels = gmm.sample(jax.random.key(0), mixture, 5)
+      >>> x.shape, labels.shape
+      ((5, 2), (5,))
+    """
+    door.check_key(key)
+    label_key, noise_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, params.log_weights, shape=(n,)).astype(jnp.int32)
+    noise = jax.random.normal(noise_key, (n, params.means.shape[1]), params.means.dtype)
+    return params.means[labels] + params.covariance.colour(labels, noise), labels
+
+
+def marginal(params: GMM, features: Sequence[int]) -> GMM:
+    r"""The mixture of some of the features: a mixture again.
+
+    $$p(x_a) = \sum_k \pi_k N(x_a \mid m_{k,a}, C_{k,aa})$$
+
+    Args:
+      params: a mixture over D features.
+      features: the features to keep, distinct, static.
+
+    Returns:
+      A `GMM` over these features in this order, with a `Full` covariance.
+
+    Raises:
+      ValueError: for no feature, a repeated one, or one out of range.
+
+    References:
+      Bishop (2006), equation 2.98.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float))
+      >>> gmm.marginal(mixture, [2, 0]).means.shape
+      (1, 2)
+    """
+    kept = _features(params, features)
+    block = params.covariances[:, kept[:, None], kept[None, :]]
+    return GMM(params.log_weights, params.means[:, kept], Full(jnp.linalg.cholesky(block)))
+
+
+def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
+    r"""The mixture of the other features, given the values of some: a mixture again.
+
+    $$p(x_b \mid x_a) = \sum_k r_k(x_a)\, N\!\left(x_b \mid m_{k,b} + C_{k,ba} C_{k,aa}^{-1} (x_a - m_{k,a}),\;
+      C_{k,bb} - C_{k,ba} C_{k,aa}^{-1} C_{k,ab}\right)$$
+
+    Args:
+      params: a mixture over D features.
+      features: the features that are known, distinct and not all, static.
+      values: array of shape (len(features),), their values.
+
+    Returns:
+      A `GMM` over the other features in ascending order, with a `Full` covariance.
+
+    Raises:
+      ValueError: as `marginal` does, if no feature is left, or for values of another shape.
+
+    References:
+      Bishop (2006), equations 2.81 and 2.82.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float))
+      >>> gmm.conditional(mixture, [1], jnp.array([5.0])).means.shape
+      (1, 2)
+    """
+    known = _features(params, features)
+    values = door.as_floating(values, "values").astype(params.means.dtype)
+    if values.shape != known.shape:
+        raise ValueError(f"`values` must have shape {known.shape}, one for each of `features`, got {values.shape}.")
+    left = np.setdiff1d(np.arange(params.means.shape[1]), known)
+    if left.size == 0:
+        raise ValueError("`features` names all features: none is left to have a distribution.")
+    given = marginal(params, features)
+    covariances = params.covariances
+    cross = covariances[:, known[:, None], left[None, :]]
+    factor = given.covariance.dense(*given.means.shape)
+    gain = jnp.linalg.solve(factor, cross)  # (K, A, B)
+    shift = values[None] - given.means
+    means = params.means[:, left] + jnp.einsum("kab,ka->kb", gain, shift, precision=linalg.PRECISION)
+    block = covariances[:, left[:, None], left[None, :]]
+    explained = jnp.einsum("kac,kab->kcb", cross, gain, precision=linalg.PRECISION)
+    log_weights = jax.nn.log_softmax(joint(given, values[None])[0])
+    return GMM(log_weights, means, Full(jnp.linalg.cholesky(block - explained)))
+
+
+@jax.jit
+def joint(params: GMM, x: Array) -> Array:
+    """`log_joint` of rows that the door has seen."""
+    return params.log_weights[None] + params.covariance.log_density(params.means, x)
+
+
+def _features(params: GMM, features: Sequence[int]) -> np.ndarray:
+    kept, num_features = np.asarray(features), params.means.shape[1]
+    if kept.ndim != 1 or kept.size == 0 or not np.issubdtype(kept.dtype, np.integer):
+        raise ValueError(f"`features` must be a sequence of at least one integer, got {features!r}.")
+    if len(set(kept.tolist())) < kept.size or kept.min() < 0 or kept.max() >= num_features:
+        raise ValueError(f"`features` must be distinct and lie in [0, {num_features}), got {features!r}.")
+    return kept

@@ -1,0 +1,142 @@
+"""From centers, labels or responsibilities to a mixture."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import door, linalg
+from jaxmix.gmm.covariance import Covariance, Full, Moments
+from jaxmix.gmm.em import GaussianMixture, Stats
+from jaxmix.gmm.model import GMM
+from jaxmix.types import ArrayLike, Data, Problem
+
+
+def from_responsibilities(
+    resp: ArrayLike,
+    data: Data | ArrayLike,
+    *,
+    family: type[Covariance] = Full,
+    problem: Problem = GaussianMixture(),
+) -> GMM:
+    r"""One M-step from given responsibilities.
+
+    $$\pi_k = N_k / \sum_j N_j, \qquad m_k = \frac{1}{N_k} \sum_n w_n r_{nk} x_n$$
+
+    A component without rows starts switched off, at the mean of the data with a unit covariance.
+
+    Args:
+      resp: array of shape (N, K), non-negative.
+      data: `Data`, or an array of shape (N, D).
+      family: a covariance family.
+      problem: whose M-step is taken: its regularization holds for the start too.
+
+    Returns:
+      A `GMM` of that family.
+
+    Raises:
+      ValueError: for bad data, or `resp` of another shape.
+
+    References:
+      Bishop (2006), equations 9.24 to 9.26.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> resp = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+      >>> gmm.start.from_responsibilities(resp, [[0.0], [2.0], [7.0], [9.0]]).means.ravel().tolist()
+      [1.0, 8.0]
+    """
+    data = door.as_data(data)
+    resp = door.as_floating(resp, "resp").astype(data.x.dtype)
+    if resp.ndim != 2 or resp.shape[0] != data.x.shape[0]:
+        raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {resp.shape}.")
+    weighted = data.weights[:, None] * resp
+    counts = jnp.sum(weighted, axis=0)
+    sums = linalg.dot(weighted.T, data.x - data.origin[None])
+    means = data.origin[None] + linalg.safe_divide(sums, counts[:, None])
+    unit = family.unit(resp.shape[1], data.x.shape[1], data.x.dtype)
+    second = unit.second_moments(weighted, means, data.x)
+    # About the means themselves, so that the covariances are right far from zero.
+    moments = Moments(counts, jnp.zeros_like(means), second)
+    empty = GMM(jnp.zeros_like(counts), means, unit)
+    return problem.m_step(Stats(jnp.zeros((), data.x.dtype), moments), empty)
+
+
+def from_labels(
+    labels: ArrayLike,
+    data: Data | ArrayLike,
+    k: int,
+    *,
+    family: type[Covariance] = Full,
+    problem: Problem = GaussianMixture(),
+) -> GMM:
+    r"""One M-step from given labels.
+
+    $$r_{nk} = [z_n = k]$$
+
+    Args:
+      labels: integer array of shape (N,), in [0, K).
+      data: `Data`, or an array of shape (N, D).
+      k: the number of components, static.
+      family: a covariance family.
+      problem: whose M-step is taken: its regularization holds for the start too.
+
+    Returns:
+      A `GMM` of that family.
+
+    Raises:
+      ValueError: for bad data or labels.
+
+    References:
+      Fraley and Raftery (2002), section 2.3: EM from a hard partition.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> mixture = gmm.start.from_labels([0, 0, 1, 1], [[0.0], [2.0], [7.0], [9.0]], 2)
+      >>> mixture.covariances.ravel().round(4).tolist()
+      [1.0, 1.0]
+    """
+    data = door.as_data(data)
+    labels = door.check_labels(labels, data, k)
+    resp = jax.nn.one_hot(labels, k, dtype=data.x.dtype)
+    return from_responsibilities(resp, data, family=family, problem=problem)
+
+
+def from_centers(
+    centers: ArrayLike,
+    data: Data | ArrayLike,
+    *,
+    family: type[Covariance] = Full,
+    problem: Problem = GaussianMixture(),
+) -> GMM:
+    r"""One M-step from the nearest centers: those of K-means, or of a seeding.
+
+    $$r_{nk} = [k = \arg\min_j |x_n - u_j|^2]$$
+
+    Args:
+      centers: array of shape (K, D).
+      data: `Data`, or an array of shape (N, D).
+      family: a covariance family.
+      problem: whose M-step is taken: its regularization holds for the start too.
+
+    Returns:
+      A `GMM` of that family.
+
+    Raises:
+      ValueError: for bad data or centers.
+
+    References:
+      Bishop (2006), section 9.2.2: K-means to start EM.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm
+      >>> gmm.start.from_centers([[1.0], [8.0]], [[0.0], [2.0], [7.0], [9.0]]).means.ravel().tolist()
+      [1.0, 8.0]
+    """
+    data = door.as_data(data)
+    centers = door.as_centers(centers, data)
+    nearest: Array = jnp.argmin(linalg.squared_distances(data.x, centers), axis=1)
+    resp = jax.nn.one_hot(nearest, centers.shape[0], dtype=data.x.dtype)
+    return from_responsibilities(resp, data, family=family, problem=problem)

@@ -1,0 +1,140 @@
+"""EM for mixtures: against mclust, scikit-learn, and the laws of annealing."""
+
+import csv
+from pathlib import Path
+from typing import Any, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import EXACT, blobs
+from sklearn.mixture import GaussianMixture as PeerMixture
+
+from jaxmix import Status, as_data, datasets, gmm, kmeans, rows, solve
+
+KNOWN = Path(__file__).parent.parent / "known"
+FAITHFUL = as_data(datasets.old_faithful())
+LABELS = np.loadtxt(KNOWN / "old_faithful_start_labels.csv", delimiter=",", skiprows=1, dtype=int)
+with (KNOWN / "old_faithful_loglik.csv").open() as file:
+    MCLUST = [row for row in csv.DictReader(file) if row["k"] in "23"]
+
+
+@pytest.mark.parametrize("row", MCLUST, ids=lambda row: f"{row['family']}-{row['k']}")
+def test_old_faithful_reaches_the_likelihood_of_mclust(row):
+    k, family = int(row["k"]), getattr(gmm, row["family"])
+    start = gmm.start.from_labels(LABELS[:, k - 1], FAITHFUL, k, family=family, problem=EXACT)
+    fit = solve.run(EXACT, solve.EM(), start, FAITHFUL, max_steps=1000, rtol=1e-14).check()
+    np.testing.assert_allclose(-fit.loss, float(row["log_likelihood_at_convergence"]), atol=1e-7)
+    assert fit.params.num_free_parameters == int(row["free_parameters"])
+    changes = np.diff(np.asarray(fit.trace)[: int(fit.num_steps) + 1])
+    assert (changes <= 1e-13 * np.abs(fit.loss)).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "peer_type"),
+    [(gmm.Full, "full"), (gmm.Tied, "tied"), (gmm.Diagonal, "diag"), (gmm.Spherical, "spherical")],
+)
+@pytest.mark.parametrize("num_steps", [1, 200])
+def test_steps_are_those_of_scikit_learn(family, peer_type, num_steps):
+    x = np.asarray(FAITHFUL.x)
+    problem = gmm.GaussianMixture(regularization=1e-6)
+    start = gmm.start.from_labels(LABELS[:, 2], FAITHFUL, 3, family=family, problem=problem)
+    precisions = {
+        "full": lambda c: np.linalg.inv(c),
+        "tied": lambda c: np.linalg.inv(c[0]),
+        "diag": lambda c: 1 / np.diagonal(c, axis1=1, axis2=2),
+        "spherical": lambda c: 1 / c[:, 0, 0],
+    }[peer_type](np.asarray(start.covariances))
+    peer: Any = cast(Any, PeerMixture)(
+        3,
+        covariance_type=peer_type,
+        tol=0,
+        reg_covar=1e-6,
+        max_iter=num_steps,
+        weights_init=np.asarray(start.weights),
+        means_init=np.asarray(start.means),
+        precisions_init=precisions,
+    )
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns that it has not converged
+        peer.fit(x)
+    fit = solve.run(problem, solve.EM(), start, FAITHFUL, max_steps=num_steps)
+    np.testing.assert_allclose(fit.params.means, peer.means_, rtol=1e-6)
+    np.testing.assert_allclose(fit.params.weights, peer.weights_, rtol=1e-6)
+    np.testing.assert_allclose(-fit.loss / len(x), peer.score(x), rtol=1e-6)
+    dense = {
+        "full": lambda c: c,
+        "tied": lambda c: np.broadcast_to(c, (3, 2, 2)),
+        "diag": lambda c: c[:, :, None] * np.eye(2),
+        "spherical": lambda c: c[:, None, None] * np.eye(2),
+    }[peer_type](peer.covariances_)
+    np.testing.assert_allclose(fit.params.covariances, dense, rtol=1e-6, atol=1e-9)
+
+
+X = blobs(60, 2, 3, spread=2.0)
+DATA = as_data(X)
+
+
+@pytest.mark.parametrize("posterior", [gmm.Soft(), gmm.Hard(), gmm.Tempered(0.5), gmm.Tempered(3.0)])
+def test_the_loss_never_rises_for_any_posterior(posterior):
+    problem = gmm.GaussianMixture(regularization=0.0, posterior=posterior)
+    start = gmm.start.from_labels(np.arange(60) % 3, DATA, 3, family=gmm.Tied, problem=problem)
+    fit = solve.run(problem, solve.EM(), start, DATA, max_steps=100)
+    trace = np.asarray(fit.trace)[: int(fit.num_steps) + 1]
+    assert (np.diff(trace) <= 1e-13 * np.abs(trace[0])).all()
+    assert fit.status != Status.LOSS_ROSE
+    np.testing.assert_allclose(fit.loss, problem.loss(fit.params, DATA), rtol=1e-14)
+
+
+def test_temperature_goes_from_annealing_through_em_to_hard():
+    start = gmm.start.from_labels(np.arange(60) % 3, DATA, 3)
+    start = start._replace(means=jnp.asarray(X[:3]))
+    one = gmm.e_step(start, DATA, posterior=gmm.Tempered(1.0))
+    chex.assert_trees_all_close(one, gmm.e_step(start, DATA), rtol=1e-12, atol=1e-12)
+    cold = gmm.e_step(start, DATA, posterior=gmm.Tempered(1e6))
+    chex.assert_trees_all_close(cold, gmm.e_step(start, DATA, posterior=gmm.Hard()), rtol=1e-6, atol=1e-6)
+    hot = gmm.e_step(start, DATA, posterior=gmm.Tempered(1e-9))
+    np.testing.assert_allclose(hot.moments.counts, 20, rtol=1e-5)
+
+
+def test_small_round_covariances_are_kmeans():
+    # Bishop (2006), section 9.3.2: as the variance falls to 0, responsibilities become labels.
+    centers = jnp.asarray(X[:3])
+    lloyd = kmeans.m_step(kmeans.e_step(centers, DATA), centers)
+    params = gmm.GMM(jnp.log(jnp.full(3, 1 / 3)), centers, gmm.TiedSpherical(jnp.array(1e-3)))
+    for _ in range(3):
+        np.testing.assert_array_equal(gmm.predict(params, X), kmeans.assign(centers, X))
+        params = params._replace(means=gmm.m_step(gmm.e_step(params, DATA), params).means)
+        centers = kmeans.m_step(kmeans.e_step(centers, DATA), centers)
+        np.testing.assert_allclose(params.means, centers, rtol=1e-12)
+    assert not np.allclose(centers, lloyd)
+
+
+def test_weights_are_repeated_rows_and_chunks_are_the_whole():
+    weights = np.arange(60) % 3
+    start = gmm.start.from_labels(np.arange(60) // 20, as_data(X, weights), 3, problem=EXACT)
+    repeated = as_data(np.repeat(X, weights, axis=0))
+    whole = solve.run(EXACT, solve.EM(), start, as_data(X, weights), max_steps=10)
+    again = solve.run(EXACT, solve.EM(), start, repeated, max_steps=10)
+    chunked = solve.run(rows.Chunked(EXACT, 16), solve.EM(), start, as_data(X, weights), max_steps=10)
+    chex.assert_trees_all_close(whole, again, rtol=1e-9, atol=1e-9)
+    chex.assert_trees_all_close(whole, chunked, rtol=1e-9, atol=1e-9)
+
+
+def test_a_collapsing_component_ends_alone():
+    data = DATA
+    good = gmm.start.from_labels(np.arange(60) // 20, data, 3, problem=EXACT)
+    bad = good._replace(means=good.means.at[0].set(X[0]))
+    bad = bad._replace(covariance=gmm.Full(good.covariances.at[0].set(1e-3 * jnp.eye(2))))
+    starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), good, bad)
+    clean = jax.tree.map(lambda a: jnp.stack([a, a]), good)
+    fits = solve.run_many(EXACT, solve.EM(), starts, data, max_steps=30)
+    expected = solve.run_many(EXACT, solve.EM(), clean, data, max_steps=30)
+    assert fits.status[1] == Status.NONFINITE
+    chex.assert_trees_all_equal(*[jax.tree.map(lambda leaf: leaf[0], f) for f in (fits, expected)])
+    assert np.isfinite(fits.loss[0])
+    assert solve.best(fits).loss == fits.loss[0]

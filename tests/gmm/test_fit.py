@@ -1,0 +1,81 @@
+"""Whole mixture fits, from rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import blobs
+
+from jaxmix import Status, datasets, gmm, kmeans, seeding
+
+KEY = jax.random.key(0)
+X = blobs(80, 2, 3, spread=12.0)
+
+
+def test_old_faithful_with_two_full_components_reaches_the_published_likelihood():
+    fits = gmm.fit_all(KEY, datasets.old_faithful(), 2, restarts=32, atol=1e-12).check()
+    # The regularization of 1e-6 costs less than 1e-4 nats.
+    np.testing.assert_allclose(-fits.loss.min(), -1130.26396, atol=1e-4)
+    assert (np.abs(fits.loss - 1130.26396) < 1e-3).mean() > 0.9
+
+
+def test_old_faithful_with_three_tied_components_reaches_that_of_mclust():
+    fit = gmm.fit(KEY, datasets.old_faithful(), 3, family=gmm.Tied, restarts=32, atol=1e-12, max_steps=2000)
+    assert -fit.loss >= -1126.3160 - 1e-4
+
+
+def test_fit_finds_separated_clusters_for_every_family():
+    for family in (gmm.Full, gmm.TiedSpherical):
+        fit = gmm.fit(KEY, X, 3, family=family, restarts=4).check()
+        labels = np.asarray(gmm.predict(fit.params, X))
+        assert all(len(np.unique(labels[k::3])) == 1 for k in range(3))
+        assert isinstance(fit.params.covariance, family)
+
+
+def test_init_may_be_centers_or_a_mixture():
+    start = gmm.start.from_centers(X[:3], X)
+    from_centers = gmm.fit(KEY, X, 3, init=X[:3], max_steps=20)
+    from_mixture = gmm.fit(KEY, X, 3, init=start, max_steps=20)
+    np.testing.assert_allclose(from_centers.loss, from_mixture.loss, rtol=1e-12)
+    fits = gmm.fit_all(KEY, X, 3, init=jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start), max_steps=20)
+    assert fits.loss.shape == (2,)
+    with pytest.raises(ValueError, match=r"`init.means` must have shape \(2, 2\)"):
+        gmm.fit(KEY, X, 2, init=start)
+
+
+def test_fit_vmaps_over_the_regularization():
+    def loss(regularization):
+        problem = gmm.GaussianMixture(regularization=regularization)
+        return gmm.fit(KEY, X, 3, problem=problem, restarts=2, max_steps=20).loss
+
+    strengths = jnp.array([1e-6, 1e-2, 1.0])
+    losses = jax.vmap(loss)(strengths)
+    np.testing.assert_allclose(losses, [loss(s) for s in strengths], rtol=1e-10)
+    assert (np.diff(losses) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "k"),
+    [(np.ones((10, 2)), 2), (X[:3], 3), (X[:1], 1), (np.column_stack([X, X[:, 0]]), 2), (X[:2].repeat(5, 1), 2)],
+    ids=["all rows equal", "N = K", "one row", "collinear columns", "N < D"],
+)
+def test_degenerate_data_is_finite_or_says_so(x, k):
+    fit = gmm.fit(KEY, x, k, restarts=2, max_steps=30)
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((fit.loss, fit.params.means)))
+    assert finite or fit.status == Status.NONFINITE
+    assert finite, "the regularization keeps these finite"
+
+
+def test_float32_is_kept_and_holds_far_from_the_origin():
+    near = gmm.fit(KEY, X, 3, init=X[:3], max_steps=10)
+    far = gmm.fit(KEY, (X + 1e4).astype(np.float32), 3, init=(X[:3] + 1e4).astype(np.float32), max_steps=10)
+    assert far.params.means.dtype == far.loss.dtype == jnp.float32
+    np.testing.assert_allclose(far.loss, near.loss, rtol=1e-3)
+
+
+def test_refined_centers_lower_the_cost_of_the_seeding():
+    from jaxmix import as_data
+
+    data = as_data(X)
+    seeds = seeding.kmeans_plus_plus(KEY, data, 4)
+    assert kmeans.objective(kmeans.centers(KEY, data, 4), X) < kmeans.objective(seeds, X)
