@@ -152,13 +152,27 @@ def check_count(k: int, data: Data, name: str = "k") -> None:
         )
 
 
-def check_nonnegative(value: ArrayLike, name: str) -> None:
-    """Refuses a concrete number that is negative, infinite or NaN.
+def check_int(value: Any, name: str, *, least: int) -> int:
+    """A Python integer of at least `least`: it sets shapes.
 
     Raises:
       ValueError: naming the argument.
     """
-    if is_concrete(value) and not all(0 <= v < math.inf for v in np.ravel(np.asarray(value))):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"`{name}` must be a Python integer of at least {least} (it sets a shape), got {value!r}.")
+    return int(value)
+
+
+def check_nonnegative(value: ArrayLike, name: str) -> None:
+    """Refuses what is not one number, and a concrete one that is negative, infinite or NaN.
+
+    Raises:
+      ValueError: naming the argument.
+    """
+    shape = np.shape(value)  # pyright: ignore[reportArgumentType]
+    if shape != ():
+        raise ValueError(f"`{name}` must be one number, got shape {shape}. To sweep it, use jax.vmap.")
+    if is_concrete(value) and not 0 <= float(np.asarray(value)) < math.inf:
         raise ValueError(f"`{name}` must be finite and non-negative, got {value}.")
 
 
@@ -194,8 +208,8 @@ def as_centers(centers: ArrayLike, data: Data, name: str = "centers") -> Array:
     return centers.astype(data.x.dtype)
 
 
-def check_labels(labels: ArrayLike, data: Data, k: int) -> Array:
-    """Labels as integers of shape (N,).
+def as_labels(labels: ArrayLike, data: Data, k: int) -> tuple[Array, Data]:
+    """Labels as int32 of shape (N,), and the data; weights are poisoned if a traced label is out of range.
 
     Args:
       labels: integer array of shape (N,), each in [0, K).
@@ -215,4 +229,7 @@ def check_labels(labels: ArrayLike, data: Data, k: int) -> Array:
             low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= k:
             raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
-    return labels
+        return labels.astype(jnp.int32), data
+    valid = jnp.all((labels >= 0) & (labels < k))
+    labels = jnp.clip(labels.astype(jnp.int32), 0, k - 1)
+    return labels, data._replace(weights=jnp.where(valid, data.weights, jnp.nan))

@@ -90,7 +90,7 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
     num_blocks = -(-num_rows // block)
 
     def scatter(values: Array, labels: Array) -> Array:
-        slots = labels + k * (jnp.arange(num_rows, dtype=labels.dtype) // block)
+        slots = labels.astype(jnp.int32) + k * (jnp.arange(num_rows, dtype=jnp.int32) // block)
         sums = jnp.zeros((num_blocks * k, num_columns), values.dtype)
         sums = sums.at[slots].add(values, mode="promise_in_bounds")
         return jnp.sum(sums.reshape(num_blocks, k, num_columns), axis=0)

@@ -1,7 +1,7 @@
 """How statistics of many rows come together: merged, in chunks.
 
-A statistic is a sum over rows, or a node that knows how to merge (`types.Largest`, `types.Shared`). Either way
-the order does not matter, which is why chunks, devices, hosts and streams are one operation.
+A statistic is a sum over rows, or a node that knows how to merge (`types.Largest`). Either way the order does not
+matter, which is why chunks, devices, hosts and streams are one operation.
 """
 
 import dataclasses

@@ -52,7 +52,8 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
       data: `Data` of N rows.
       k: the number of centers.
       trials: rows tried for each center; None for 2 + floor(log K), as scikit-learn does; 1 for the plain
-        method of the paper. To give it to `fit`: functools.partial(kmeans_plus_plus, trials=1).
+        method of the paper. To give it to `fit`, bind functools.partial(kmeans_plus_plus, trials=1) to a name
+        once: each new partial compiles anew.
 
     Returns:
       Array of shape (K, D).
@@ -106,7 +107,11 @@ def maximin(key: Array, data: Data, k: int) -> Array:
       >>> 9.0 in centers.ravel().tolist()
       True
     """
-    return _one_by_one(key, data, k, lambda _, closest: jnp.argmax(closest)[None])
+
+    def candidates(_: Array, closest: Array) -> Array:
+        return jnp.argmax(jnp.where(data.weights > 0, closest, -1))[None]
+
+    return _one_by_one(key, data, k, candidates)
 
 
 def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans_plus_plus, restarts: int = 8) -> Array:
@@ -137,8 +142,7 @@ def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans
     """
     if callable(init):
         door.check_key(key)
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-            raise ValueError(f"`restarts` must be a Python integer of at least 1, got {restarts!r}.")
+        restarts = door.check_int(restarts, "restarts", least=1)
         return _seed_many(key, data, k, init, restarts)
     centers = door.as_floating(init, "init").astype(data.x.dtype)
     shape = (k, data.x.shape[1])

@@ -27,9 +27,8 @@ class Data(NamedTuple):
     Attributes:
       x: Array of shape (N, D), the rows as they came: no copy is made to centre them.
       weights: Array of shape (N,), non-negative. Weight 0 is a row that is not there, 2 is a row twice.
-      origin: Array of shape (D,), the weighted mean of the rows. Sums over rows are taken about it, so that
-        float32 holds far from zero. It belongs to the data and not to the parameters, so equal labels give
-        bit-equal centers, and it is the same for all chunks of one data set.
+      origin: Array of shape (D,), the weighted mean of the rows: a point to take sums about, so that float32
+        holds far from zero. It belongs to the data, so it is the same for all chunks of one data set.
     """
 
     x: Array
@@ -52,20 +51,6 @@ class Largest(NamedTuple):
         """The larger of two; of equals the left one, so that the first row wins."""
         larger = other.value > self.value
         return Largest(jnp.where(larger, other.value, self.value), jnp.where(larger, other.row, self.row))
-
-
-class Shared(NamedTuple):
-    """What all rows have in common, such as the point that sums are taken about.
-
-    Attributes:
-      value: Array of any shape.
-    """
-
-    value: Array
-
-    def merge(self, other: "Shared") -> "Shared":
-        """Either: they are the same."""
-        return self
 
 
 class Status(enum.IntEnum):

@@ -58,7 +58,7 @@ def _poisson_case() -> ProblemCase:
 def _gmm_case(family: type[gmm.Covariance]) -> ProblemCase:
     x = blobs(60, 2, 2, spread=2.0)
     data = as_data(x, 1.0 + np.arange(60) % 2)
-    labels = np.stack([np.arange(60) // 20 % 2, x[:, 0] > np.median(x[:, 0]), x[:, 1] > np.median(x[:, 1])])
+    labels = np.stack([np.arange(60) // 20 % 2, x[:, 0] > np.median(x[:, 0]), np.arange(60) // 10 % 2])
     starts = [gmm.start.from_labels(z.astype(int), data, 2, family=family, problem=EXACT) for z in labels]
     return ProblemCase(EXACT, data, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
 

@@ -41,6 +41,10 @@ REFUSED = [
     ("a key that is none", {"key": 0}, "`key` must be one typed PRNG key"),
     ("an old-style key", {"key": jnp.zeros(2, jnp.uint32)}, "wrap_key_data"),
     ("many keys", {"key": jax.random.split(KEY, 2)}, "`key` must be one typed"),
+    ("rtol of shape (2,)", {"rtol": jnp.array([0.1, 0.2])}, "`rtol` must be one number.*jax.vmap"),
+    ("a solver for a problem", {"problem": solve.EM()}, "`problem` lacks functions"),
+    ("a problem for a solver", {"solver": kmeans.KMeans()}, "`solver` lacks functions"),
+    ("batch_size a float", {"solver": solve.Gradient(0.1, batch_size=2.5, key=KEY)}, "`batch_size` must be"),  # pyright: ignore[reportArgumentType]
     ("max_steps negative", {"max_steps": -1}, "`max_steps`"),
     ("rtol negative", {"rtol": -1.0}, "`rtol`"),
     ("atol NaN", {"atol": np.nan}, "`atol`"),
@@ -97,6 +101,11 @@ def test_dtype_of_float_input_is_kept_and_integers_become_float(change, dtype):
     assert fit.params.dtype == fit.loss.dtype == fit.trace.dtype == dtype
     assert fit.num_passes.dtype == dtype
     assert fit.status == Status.CONVERGED
+
+
+def test_origin_of_a_million_rows_far_from_zero_is_their_mean():
+    x = (np.random.default_rng(0).normal(size=(1_000_000, 1)) + 1e6).astype(np.float32)
+    assert abs(float(as_data(x).origin[0]) - x.astype(np.float64).mean()) <= 0.0625  # one unit in the last place
 
 
 def test_origin_is_the_weighted_mean_also_far_from_zero():

@@ -8,7 +8,7 @@ import pytest
 from cases import blobs
 
 from jaxmix import as_data, kmeans, rows, solve
-from jaxmix.types import Largest, Shared
+from jaxmix.types import Largest
 
 X = blobs(50, 2, 4)
 DATA = as_data(X, np.arange(50) % 3)
@@ -40,13 +40,12 @@ def test_a_chunk_of_many_is_what_the_program_holds():
 
 
 def test_merge_adds_arrays_and_keeps_the_larger_row():
-    left = (jnp.array(1.0), Largest(jnp.array(2.0), jnp.zeros(3)), Shared(jnp.array(5.0)))
-    right = (jnp.array(10.0), Largest(jnp.array(3.0), jnp.ones(3)), Shared(jnp.array(5.0)))
-    total, largest, shared = rows.merge(left, right)
+    left = (jnp.array(1.0), Largest(jnp.array(2.0), jnp.zeros(3)))
+    right = (jnp.array(10.0), Largest(jnp.array(3.0), jnp.ones(3)))
+    total, largest = rows.merge(left, right)
     assert total == 11.0
     assert largest.value == 3.0
     np.testing.assert_array_equal(largest.row, jnp.ones(3))
-    assert shared.value == 5.0
     tie = rows.merge(left[1], left[1]._replace(row=jnp.ones(3)))
     np.testing.assert_array_equal(tie.row, jnp.zeros(3))
 

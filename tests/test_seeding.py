@@ -52,7 +52,8 @@ def test_never_two_equal_centers_while_distinct_rows_remain(name, scale):
 @pytest.mark.parametrize("name", SEEDINGS)
 def test_fewer_distinct_rows_than_centers_still_gives_rows(name):
     x = np.repeat(np.array([[1.0], [2.0]]), 3, axis=0)
-    centers = draws(name, as_data(x), 4, num=20)
+    absent = np.vstack([[[np.nan]], x])
+    centers = draws(name, as_data(absent, np.arange(7) > 0), 4, num=20)
     assert np.isin(centers, x).all()
     if name in SPREADING:
         assert all(len(np.unique(start)) == 2 for start in centers)

@@ -36,8 +36,8 @@ def complete_log_likelihood(params: GMM, x: ArrayLike, labels: ArrayLike) -> Arr
       -1.8379
     """
     data = door.as_data(x)
-    labels = door.check_labels(labels, data, params.means.shape[0])
-    return jnp.sum(jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1))
+    labels, data = door.as_labels(labels, data, params.means.shape[0])
+    return jnp.sum(data.weights * jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0])
 
 
 def expected_complete_log_likelihood(params: GMM, x: ArrayLike, resp: ArrayLike) -> Array:

@@ -98,7 +98,7 @@ def from_labels(
       [1.0, 1.0]
     """
     data = door.as_data(data)
-    labels = door.check_labels(labels, data, k)
+    labels, data = door.as_labels(labels, data, k)
     resp = jax.nn.one_hot(labels, k, dtype=data.x.dtype)
     return from_responsibilities(resp, data, family=family, problem=problem)
 

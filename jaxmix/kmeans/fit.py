@@ -1,13 +1,15 @@
 """K-means from rows to fits: seed, run, choose."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, linalg, seeding
+from jaxmix import door, seeding
+from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
 from jaxmix.solve.run import best, run, run_many
-from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver
+from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
 
 def fit_all(
@@ -41,7 +43,12 @@ def fit_all(
     data = door.as_data(x, weights)
     door.check_count(k, data)
     starts = seeding.starts(key, data, k, init=init, restarts=restarts)
-    return run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
+    fits = run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
+    if not isinstance(problem, KMeans) or problem.empty == "keep":
+        return fits
+    # An exact fixed point of Lloyd has no empty cluster that could be filled: then this costs nothing.
+    exact = isinstance(solver, EM) & jnp.all(fits.status == Status.CONVERGED) & (rtol == 0) & (atol == 0)
+    return jax.lax.cond(exact, lambda fits, _: fits, _without_empty, fits, data)
 
 
 def fit(
@@ -65,8 +72,9 @@ def fit(
     Traceable: only `k`, `restarts`, `max_steps` and the choice of functions are static, so `jax.vmap` and
     `jax.jit` go over keys, data sets, weights and tolerances.
 
-    With at least K distinct rows, a fit that says `CONVERGED` (at tolerance 0, under the default problem and
-    solver) has no empty cluster. With fewer, J is 0, and the centers left over stay empty on rows already taken.
+    With at least K distinct rows, no cluster of a fit is empty, whatever ended it (with `KMeans()` itself as the
+    problem: an empty center moves onto the farthest row then, and J falls). With fewer, J is 0, and the centers left
+    over stay empty on rows already taken.
 
     Args:
       key: a PRNG key, for the seeding.
@@ -154,18 +162,20 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
       weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
-      Array of shape (), in squared units of `x`; 0 where K - 1 reaches the rank of S.
+      Array of shape (), in squared units of `x`; 0 where K - 1 reaches the rank of S. A margin for rounding is
+      taken off, so that it is a bound in float32 too.
 
     Raises:
       ValueError: as `fit` does.
 
     References:
-      Ding and He (2004), theorem 3.1 (the lower bound of equation 10).
+      Ding and He (2004), section 3, the bounds on $J_K$.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import kmeans
-      >>> kmeans.lower_bound(jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [2.0, 1.0]]), 2).item()
+      >>> x = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+      >>> round(kmeans.lower_bound(x, 2).item(), 4)
       1.0
     """
     data = door.as_data(x, weights)
@@ -173,10 +183,20 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
     return _lower_bound(data, k)
 
 
+def _without_empty(fits: Fit, data: Data) -> Fit:
+    params, loss = jax.vmap(steps.fill_empty, in_axes=(0, None))(fits.params, data)
+    changed = jnp.any(params != fits.params, axis=(1, 2)) & (fits.status != Status.NONFINITE)
+    loss = jnp.where(changed, loss, fits.loss)
+    trace = jax.vmap(lambda trace, last, loss: trace.at[last].set(loss))(fits.trace, fits.num_steps, loss)
+    params = jnp.where(changed[:, None, None], params, fits.params)
+    return fits._replace(params=params, loss=loss, trace=trace)
+
+
 def _lower_bound(data: Data, k: int) -> Array:
     rows = jnp.sqrt(data.weights)[:, None] * (data.x - data.origin[None])
-    # The smaller of scatter and Gram matrix: their eigenvalues other than zero are the same.
-    wide = rows.shape[1] > rows.shape[0]
-    eigenvalues = jnp.linalg.eigvalsh(linalg.dot(rows, rows.T) if wide else linalg.dot(rows.T, rows))
-    left = eigenvalues[: max(eigenvalues.shape[0] - (k - 1), 0)]
-    return jnp.sum(jnp.maximum(left, 0))
+    # Singular values, not eigenvalues of the scatter: their rounding is squared with them. From the triangular
+    # factor, which is small and has the same ones.
+    factor = jnp.linalg.qr(rows if rows.shape[0] >= rows.shape[1] else rows.T, mode="r")
+    values = jnp.linalg.svd(factor, compute_uv=False)
+    left = values[k - 1 :] - 4 * values.shape[0] * jnp.finfo(values.dtype).eps * values[0]
+    return jnp.sum(jnp.square(jnp.maximum(left, 0)))

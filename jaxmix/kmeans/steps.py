@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, linalg
-from jaxmix.types import ArrayLike, Data, Largest, Shared
+from jaxmix.types import ArrayLike, Data, Largest
 
 EMPTY_POLICIES = ("farthest", "keep")
 
@@ -20,8 +20,7 @@ class Stats(NamedTuple):
       loss: Array of shape (), the cost J of the centers that the E-step saw.
       counts: Array of shape (K,), the weight of each cluster.
       costs: Array of shape (K,), each cluster's share of the loss.
-      sums: Array of shape (K, D), the weighted sum of x - origin in each cluster.
-      origin: the point of shape (D,) that the sums are about.
+      sums: Array of shape (K, D), the weighted sum of x - u in each cluster, about the centers that the E-step saw.
       farthest: the row that lies farthest from its center, and its squared distance to it.
     """
 
@@ -29,7 +28,6 @@ class Stats(NamedTuple):
     counts: Array
     costs: Array
     sums: Array
-    origin: Shared
     farthest: Largest
 
 
@@ -96,7 +94,7 @@ def objective(
     centers = door.as_centers(centers, data)
     if labels is None:
         return loss(centers, data)
-    labels = door.check_labels(labels, data, centers.shape[0])
+    labels, data = door.as_labels(labels, data, centers.shape[0])
     return jnp.sum(data.weights * _costs(centers, data.x, labels))
 
 
@@ -130,9 +128,11 @@ def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: Arra
       [1.5, 8.0]
     """
     data = door.as_data(x, weights)
-    centers = door.as_centers(centers, data)
-    labels = door.check_labels(labels, data, centers.shape[0])
-    return m_step(_statistics(centers, data, labels), centers, empty="keep")
+    start = door.as_centers(centers, data)
+    labels, data = door.as_labels(labels, data, start.shape[0])
+    # Twice: the second time about the means themselves, and so right to the last digit from any centers.
+    near = m_step(_statistics(start, data, labels), start, empty="keep")
+    return m_step(_statistics(near, data, labels), near, empty="keep")
 
 
 def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
@@ -170,7 +170,7 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
 def e_step(centers: Array, data: Data) -> Stats:
     r"""Assigns every row to its nearest center, and sums what the M-step needs.
 
-    $$N_k = \sum_n w_n z_{nk}, \qquad S_k = \sum_n w_n z_{nk} (x_n - o)$$
+    $$N_k = \sum_n w_n z_{nk}, \qquad S_k = \sum_n w_n z_{nk} (x_n - u_k)$$
 
     Args:
       centers: Array of shape (K, D), in the dtype of the data.
@@ -196,9 +196,9 @@ def e_step(centers: Array, data: Data) -> Stats:
 def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     r"""The centers that minimise J for the labels behind the statistics.
 
-    $$u_k = o + S_k / N_k$$
+    $$u_k \leftarrow u_k + S_k / N_k$$
 
-    A center on which all its rows lie, to rounding, stays as it is: a mean about $o$ could put it outside of them.
+    A coordinate that would move by no more than rounding stays, to the bit, so that the fixed point is exact.
     A center without rows stays ("keep"), or the first such moves onto the row that lies farthest from its own
     center ("farthest"). That row cost $w d^2$ and will cost nothing, and no other row loses by a center more,
     so J cannot rise; being the farthest, it is where the move gains most per unit of weight. One center moves
@@ -230,11 +230,11 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     """
     if empty not in EMPTY_POLICIES:
         raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
-    means = stats.origin.value[None] + linalg.safe_divide(stats.sums, stats.counts[:, None])
-    reach = jnp.sum(jnp.square(centers - stats.origin.value[None]), axis=1)
-    rounding = stats.counts * (8 * jnp.finfo(centers.dtype).eps) ** 2 * reach
-    stays = (stats.counts == 0) | (stats.costs <= rounding)
-    moved = jnp.where(stays[:, None], centers, means)
+    shift = linalg.safe_divide(stats.sums, stats.counts[:, None])
+    # The mean's own rounding is relative to the cluster's width; a place's, to its distance from zero.
+    width = jnp.sqrt(linalg.safe_divide(stats.costs, stats.counts))[:, None]
+    rounding = jnp.finfo(centers.dtype).eps * (8 * width + 0.53 * jnp.abs(centers))
+    moved = jnp.where(jnp.abs(shift) <= rounding, centers, centers + shift)
     if empty == "keep":
         return moved
     is_empty = stats.counts == 0
@@ -261,18 +261,49 @@ def _costs(centers: Array, x: Array, labels: Array) -> Array:
 
 @jax.jit
 def _statistics(centers: Array, data: Data, labels: Array) -> Stats:
-    x, weights, origin = data
-    costs = _costs(centers, x, labels)
+    x, weights, _ = data
+    centred = x - centers[labels]
+    costs = jnp.sum(jnp.square(centred), axis=1)
     reach = jnp.where(weights > 0, costs, -jnp.inf)
     farthest = jnp.argmax(reach)
     # Counts and costs ride along as columns: one pass over the labels.
-    columns = jnp.concatenate([x - origin[None], jnp.ones_like(x[:, :1]), costs[:, None]], axis=1)
+    columns = jnp.concatenate([centred, jnp.ones_like(x[:, :1]), costs[:, None]], axis=1)
     totals = linalg.sum_by_label(weights[:, None] * columns, labels, centers.shape[0])
     return Stats(
         loss=jnp.sum(weights * costs),
         counts=totals[:, -2],
         costs=totals[:, -1],
         sums=totals[:, :-2],
-        origin=Shared(origin),
         farthest=Largest(reach[farthest], x[farthest]),
     )
+
+
+@jax.jit
+def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
+    """Moves every center without rows onto the farthest row, one after another, and returns them with J.
+
+    Each move costs N D operations and leaves a center on a row for good, so that K moves are enough.
+    """
+    k = centers.shape[0]
+
+    def counts(labels: Array) -> Array:
+        return linalg.sum_by_label(data.weights[:, None], labels, k)[:, 0]
+
+    def farthest(centers: Array, labels: Array) -> tuple[Array, Array]:
+        costs = _costs(centers, data.x, labels)
+        return costs, jnp.argmax(jnp.where(data.weights > 0, costs, -jnp.inf))
+
+    def unfilled(carry: tuple[Array, Array]) -> Array:
+        centers, labels = carry
+        costs, row = farthest(centers, labels)
+        return jnp.any(counts(labels) == 0) & (costs[row] > 0)
+
+    def fill(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        centers, labels = carry
+        costs, row = farthest(centers, labels)
+        first = jnp.argmax(counts(labels) == 0).astype(labels.dtype)
+        nearer = jnp.sum(jnp.square(data.x - data.x[row][None]), axis=1) < costs
+        return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
+
+    centers, labels = jax.lax.while_loop(unfilled, fill, (centers, _nearest(centers, data.x)))
+    return centers, jnp.sum(data.weights * _costs(centers, data.x, labels))

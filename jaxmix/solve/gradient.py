@@ -10,6 +10,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxmix import door
 from jaxmix.linalg import safe_divide
 from jaxmix.types import Data, Params, Problem, Progress, Status, penalty
 
@@ -47,17 +48,20 @@ class Gradient:
     same for every number of rows.
 
     Full batch, a step is one gradient. A small step is not convergence, since a small learning rate makes small
-    steps anywhere. The rule is instead that the decrease still to gain,
+    steps anywhere. The rule is instead that the decrease still to gain, estimated as
 
     $$\tfrac12 \frac{\|g\|^2}{\kappa}, \qquad \kappa = \frac{s^T y}{s^T s},$$
 
     is below the tolerance, where $s$ and $y$ are the last changes of the parameters and of the gradient, so that
     $\kappa$ is the curvature along the path (Barzilai and Borwein 1988, equation 5); it does not depend on the
-    learning rate. At tolerance 0 only a gradient of exactly zero ends the fit.
+    learning rate. The estimate starts at the loss itself and may at most halve in a step, so that one quiet step ends
+    nothing: a relative tolerance of 1e-6 takes 20. It is an estimate and no bound: where the path is stiff it may
+    speak early. At tolerance 0 only a gradient of exactly zero ends the fit.
 
-    In mini-batches, a step is one epoch: the rows in a fresh random order, cut into batches of equal size (a
-    last batch that would be short is filled up from the front of the order). It ends when the steps do: with a
-    constant learning rate it does not converge. The exact loss at each epoch's start costs a pass, and is counted.
+    In mini-batches, a step is one epoch: the rows in a fresh random order, cut into batches of equal size. A last
+    batch that would be short is filled up from the front of the order; rows of weight zero take places too. It ends
+    when the steps do: with a constant learning rate it does not converge. The exact loss at each epoch's start costs a
+    pass, and is counted.
 
     The loss may rise on the way, and that is not reported. Evaluations that an optimiser makes by itself (a line
     search) are not counted in `Fit.num_passes`.
@@ -91,8 +95,7 @@ class Gradient:
     def init(self, problem: Problem, params: Params, data: Data) -> GradientState:
         """The start in unconstrained coordinates, and a fresh optimiser."""
         if self.batch_size is not None:
-            if self.batch_size < 1:
-                raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+            door.check_int(self.batch_size, "batch_size", least=1)
             if self.key is None:
                 raise ValueError("`batch_size` needs a `key` for the order of the rows: key=jax.random.key(0).")
         free = problem.unconstrain(params)
@@ -142,13 +145,16 @@ class Gradient:
         change = jax.tree.map(jnp.subtract, gradient, state.last_gradient)
         curvature = safe_divide(_inner(step, change), _inner(step, step))
         square = _inner(gradient, gradient)
-        decrement = jnp.where(curvature > 0, 0.5 * square / jnp.where(curvature > 0, curvature, 1), jnp.inf)
+        bent = curvature > 0
+        gain = jnp.where(bent, 0.5 * square / jnp.where(bent, curvature, 1) * total_weight, state.decrement)
+        started = jnp.isfinite(state.decrement)
+        decrement = jnp.where(started, jnp.maximum(gain, 0.5 * state.decrement), jnp.abs(value) * total_weight)
         after = GradientState(
             free=free,
             optimizer=optimizer,
             last_free=state.free,
             last_gradient=gradient,
-            decrement=jnp.where(square == 0, 0, decrement * total_weight).astype(state.decrement.dtype),
+            decrement=jnp.where(square == 0, 0, decrement).astype(state.decrement.dtype),
             passes=state.passes + GRADIENT_PASSES,
             key=state.key,
         )

@@ -71,7 +71,7 @@ def run(
       >>> fit.params.ravel().tolist(), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    data = _checked(data, max_steps, rtol, atol)
+    data = _checked(problem, solver, data, max_steps, rtol, atol)
     return _run(problem, solver, _as_params(params, data), data, rtol, atol, max_steps=max_steps)
 
 
@@ -110,7 +110,7 @@ def run_many(
       >>> fits.loss.tolist()
       [1.0, 1.0]
     """
-    data = _checked(data, max_steps, rtol, atol)
+    data = _checked(problem, solver, data, max_steps, rtol, atol)
     starts = _as_params(starts, data)
     shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
@@ -140,16 +140,27 @@ def best(fits: Fit) -> Fit:
     return jax.tree.map(lambda leaf: leaf[winner], fits)
 
 
-def _checked(data: Data | ArrayLike, max_steps: int, rtol: ArrayLike, atol: ArrayLike) -> Data:
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
-        raise ValueError(f"`max_steps` must be a non-negative Python integer (it sets a shape), got {max_steps!r}.")
+def _checked(
+    problem: Problem, solver: Solver, data: Data | ArrayLike, max_steps: int, rtol: ArrayLike, atol: ArrayLike
+) -> Data:
+    for name, value, contract in (("problem", problem, Problem), ("solver", solver, Solver)):
+        if not isinstance(value, contract):
+            raise ValueError(f"`{name}` lacks functions of the contract `{contract.__name__}`: got {value!r}.")
+    door.check_int(max_steps, "max_steps", least=0)
     door.check_nonnegative(rtol, "rtol")
     door.check_nonnegative(atol, "atol")
     return door.as_data(data)
 
 
 def _as_params(params: Params, data: Data) -> Params:
-    return jax.tree.map(lambda leaf: door.as_floating(leaf, "params").astype(data.x.dtype), params)
+    """Floating leaves in the dtype of the data, Python and NumPy integers too; typed arrays keep other dtypes."""
+
+    def leaf(value: ArrayLike) -> Array:
+        if isinstance(value, Array) and not jnp.issubdtype(value.dtype, jnp.floating):
+            return value
+        return door.as_floating(value, "params").astype(data.x.dtype)
+
+    return jax.tree.map(leaf, params)
 
 
 def _loop(
@@ -160,10 +171,10 @@ def _loop(
     rtol, atol = jnp.asarray(rtol, loss_type), jnp.asarray(atol, loss_type)
     total_weight = jnp.sum(data.weights)
 
-    def progress(previous: Array, loss: Array) -> Progress:
-        # Rounding of a sum is relative to its terms: the second part speaks where the loss crosses zero.
+    def progress(first: Array, previous: Array, loss: Array) -> Progress:
+        # Rounding of a sum is relative to its terms: the start's part speaks where the loss crosses zero.
         size = jnp.maximum(jnp.abs(previous), jnp.abs(loss))
-        slack = jnp.sqrt(epsilon).astype(loss_type) * size + 8 * epsilon * total_weight
+        slack = jnp.sqrt(epsilon).astype(loss_type) * size + 8 * epsilon * jnp.abs(first)
         return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
 
     def running(carry: tuple[State, Array, Array, Array, Array]) -> Array:
@@ -174,9 +185,9 @@ def _loop(
         state, previous, _, num_steps, trace = carry
         after, loss = solver.step(problem, state, data)
         finite = jnp.isfinite(loss)
-        status = jnp.where(finite, solver.status(after, progress(previous, loss)), Status.NONFINITE)
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         trace = trace.at[num_steps].set(loss)
+        status = jnp.where(finite, solver.status(after, progress(trace[0], previous, loss)), Status.NONFINITE)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         return state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace
 
     carry = (

@@ -144,3 +144,21 @@ def test_reconstruct_reads_codes_of_any_shape():
     np.testing.assert_array_equal(kmeans.reconstruct(CENTERS, codes), CENTERS[codes])
     labels = kmeans.assign(CENTERS, X)
     np.testing.assert_array_equal(kmeans.assign(CENTERS, kmeans.reconstruct(CENTERS, labels)), labels)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int64])
+def test_labels_of_any_integer_dtype_count_alike(dtype):
+    x = blobs(3000, 2, 3)
+    labels = np.arange(3000) % 3
+    np.testing.assert_array_equal(
+        kmeans.update(CENTERS[:3], x, labels.astype(dtype)), kmeans.update(CENTERS[:3], x, labels)
+    )
+
+
+def test_a_label_out_of_range_under_jit_is_nan_and_not_dropped():
+    update = jax.jit(lambda labels: kmeans.update(CENTERS, X, labels))
+    good = np.arange(30) % 4
+    assert np.isfinite(update(good)).all()
+    assert not np.isfinite(update(np.where(good == 3, 7, good))).all()
+    objective = jax.jit(lambda labels: kmeans.objective(CENTERS, X, labels))
+    assert np.isnan(objective(np.where(good == 3, -1, good)))

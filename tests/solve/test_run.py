@@ -1,9 +1,12 @@
 """The loop, over the table of all problems and all solvers."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import PROBLEMS, SOLVERS
 
@@ -212,7 +215,7 @@ def test_check_speaks_of_each_status_and_lets_pass_what_is_allowed():
         ({"max_steps": 2.0}, "`max_steps`"),
         ({"rtol": -1e-3}, "`rtol`"),
         ({"atol": float("nan")}, "`atol`"),
-        ({"rtol": jnp.array([0.1, -0.1])}, "`rtol`"),
+        ({"rtol": jnp.array([0.1, 0.1])}, "`rtol` must be one number"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
@@ -243,3 +246,72 @@ def test_hasselblads_mixture_reaches_the_published_optimum():
     np.testing.assert_allclose(fit.loss, 1989.94585988, atol=1e-7)
     np.testing.assert_allclose(jnp.exp(fit.params.log_rates[:, 0]), [1.25610, 2.66340], atol=2e-4)
     np.testing.assert_allclose(jax.nn.softmax(fit.params.logits)[0], 0.35989, atol=2e-4)
+
+
+def test_passes_are_counted_as_documented():
+    case = PROBLEMS["kmeans"]()
+    num_rows = case.data.x.shape[0]
+
+    def passes(solver):
+        fit = solve.run(case.problem, solver, case.starts[0], case.data, max_steps=2)
+        return float(fit.num_passes) / float(fit.num_steps)
+
+    assert passes(solve.EM()) == 1
+    assert passes(solve.Gradient(0.1)) == 3
+    # Nine batches of 7 for 60 rows, three passes for each row's gradient, and one for the epoch's exact loss.
+    np.testing.assert_allclose(passes(solve.Gradient(0.1, batch_size=7, key=jax.random.key(0))), 3 * 63 / num_rows + 1)
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam, optax.sgd])
+@pytest.mark.parametrize("weight", [1.0, 1000.0])
+def test_a_gradient_that_says_converged_is_near_the_optimum(optimizer, weight):
+    x = np.array([[0.0], [1.0], [20.0], [21.0]])
+    data = as_data(x, np.array([weight, weight, 1.0, 1.0]))
+    optimum = (weight + 1) / 2
+    start = np.array([[1.0], [23.0]])
+    for rate in (0.1, 0.3, 0.45):
+        fit = solve.run(kmeans.KMeans(), solve.Gradient(rate, optimizer), start, data, max_steps=5000, rtol=1e-5)
+        if fit.status == Status.CONVERGED:
+            assert fit.loss <= optimum * (1 + 1e-3)
+    fit = solve.run(kmeans.KMeans(), solve.Gradient(1e-9, optimizer), start, data, max_steps=50, rtol=1e-5)
+    assert fit.status == Status.MAX_STEPS, "small steps are not convergence"
+
+
+def test_a_rise_is_named_whatever_the_units():
+    class Growing(kmeans.KMeans):
+        def m_step(self, stats, params):
+            return params * 1.5
+
+    jax.tree_util.register_dataclass(Growing)
+    case = PROBLEMS["kmeans"]()
+    for scale in (1e-6, 1.0, 1e6):
+        x = np.asarray(case.data.x, np.float32) * np.float32(scale)
+        fit = solve.run(Growing(), solve.EM(), 100 * x[:3], x, max_steps=9)
+        assert fit.status == Status.LOSS_ROSE
+
+
+def test_leaves_that_are_not_floats_keep_their_dtype():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Masked:
+        def e_step(self, params, data):
+            assert params["mask"].dtype == jnp.bool_
+            return kmeans.e_step(params["centers"], data)
+
+        def m_step(self, stats, params):
+            moved = kmeans.m_step(stats, params["centers"])
+            return dict(params, centers=jnp.where(params["mask"], moved, params["centers"]))
+
+        def loss(self, params, data):
+            return kmeans.KMeans().loss(params["centers"], data)
+
+        def unconstrain(self, params):
+            return params
+
+        def constrain(self, free):
+            return free
+
+    case = PROBLEMS["kmeans"]()
+    start = {"centers": case.starts[0], "mask": jnp.array([[True], [True], [False]])}
+    fit = solve.run(Masked(), solve.EM(), start, case.data).check()
+    np.testing.assert_array_equal(fit.params["centers"][2], case.starts[0][2])
