@@ -4,6 +4,7 @@ Concrete values are looked at and refused with a `ValueError`. Traced ones (unde
 be; what would have been refused becomes NaN there, and the fit ends with `Status.NONFINITE`.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -19,6 +20,19 @@ from jaxmix.types import ArrayLike, Data
 def is_concrete(*values: Any) -> bool:
     """Whether no leaf of the values is a tracer, so that they can be looked at."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def kinds(*values: Any) -> tuple:
+    """The types of dataclasses and of the dataclasses in their fields, as a static argument of `jax.jit`.
+
+    JAX finds the tree structures of two dataclasses without fields equal, whatever their types (jax 0.10), and
+    `jax.jit` could then run a program that was compiled for another choice.
+    """
+    return tuple(
+        (type(value), kinds(*(getattr(value, field.name) for field in dataclasses.fields(value))))
+        for value in values
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+    )
 
 
 def as_floating(value: ArrayLike, name: str) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmix import Status, as_data, kmeans, solve
+from jaxmix import Status, as_data, door, gmm, kmeans, rows, solve
 
 KEY = jax.random.key(0)
 X = np.arange(12.0).reshape(6, 2)
@@ -165,3 +165,18 @@ def test_import_changes_no_configuration_and_stays_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_choices_without_fields_are_told_apart_by_their_types():
+    def chunked(posterior):
+        return rows.Chunked(gmm.GaussianMixture(0.0, posterior), 4)
+
+    assert door.kinds(chunked(gmm.Soft())) != door.kinds(chunked(gmm.Hard()))
+    assert door.kinds(chunked(gmm.Soft()), solve.EM()) == door.kinds(chunked(gmm.Soft()), solve.EM())
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    start = gmm.start.from_labels(np.arange(20) % 2, x, 2)
+    losses = [
+        float(solve.run(gmm.GaussianMixture(0.0, p), solve.EM(), start, x, max_steps=1).trace[0])
+        for p in (gmm.Soft(), gmm.Hard())
+    ]
+    assert losses[0] < losses[1]

@@ -1,12 +1,14 @@
 """EM for Gaussian mixtures: the posterior of the E-step, the M-step, and the `Problem`."""
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxmix import door
 from jaxmix.gmm.covariance import Moments
 from jaxmix.gmm.model import GMM, joint
 from jaxmix.types import Data
@@ -100,7 +102,6 @@ class Stats(NamedTuple):
     moments: Moments
 
 
-@jax.jit
 def e_step(params: GMM, data: Data, *, posterior: Posterior = Soft()) -> Stats:
     r"""Shares every row among the components, and sums what the M-step needs.
 
@@ -124,6 +125,11 @@ def e_step(params: GMM, data: Data, *, posterior: Posterior = Soft()) -> Stats:
       >>> gmm.e_step(mixture, as_data([[0.0], [1.0]])).moments.counts.tolist()
       [1.0, 1.0]
     """
+    return _statistics(params, data, posterior, kinds=door.kinds(posterior))
+
+
+@partial(jax.jit, static_argnames="kinds")
+def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Stats:
     evidence, shares = posterior(joint(params, data.x))
     weighted = data.weights[:, None] * shares
     counts = jnp.sum(weighted, axis=0)

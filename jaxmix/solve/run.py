@@ -72,7 +72,8 @@ def run(
       ([0.5, 9.5], 1.0)
     """
     data = _checked(problem, solver, data, max_steps, rtol, atol)
-    return _run(problem, solver, _as_params(params, data), data, rtol, atol, max_steps=max_steps)
+    kinds = door.kinds(problem, solver)
+    return _run(problem, solver, _as_params(params, data), data, rtol, atol, max_steps=max_steps, kinds=kinds)
 
 
 def run_many(
@@ -115,7 +116,8 @@ def run_many(
     shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
-    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps)
+    kinds = door.kinds(problem, solver)
+    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, kinds=kinds)
 
 
 def best(fits: Fit) -> Fit:
@@ -211,11 +213,11 @@ def _loop(
     )
 
 
-@partial(jax.jit, static_argnames="max_steps")
-def _run(problem, solver, params, data, rtol, atol, *, max_steps):
+@partial(jax.jit, static_argnames=("max_steps", "kinds"))
+def _run(problem, solver, params, data, rtol, atol, *, max_steps, kinds):
     return _loop(problem, solver, params, data, rtol, atol, max_steps)
 
 
-@partial(jax.jit, static_argnames="max_steps")
-def _run_many(problem, solver, starts, data, rtol, atol, *, max_steps):
+@partial(jax.jit, static_argnames=("max_steps", "kinds"))
+def _run_many(problem, solver, starts, data, rtol, atol, *, max_steps, kinds):
     return jax.vmap(lambda start: _loop(problem, solver, start, data, rtol, atol, max_steps))(starts)
