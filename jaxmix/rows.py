@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix.types import Data, Params, Problem, Stats, penalty
+from jaxmix.types import Data, Params, Problem, Stats, penalty, recentre
 
 
 def merge(left: Stats, right: Stats) -> Stats:
@@ -114,6 +114,10 @@ class Chunked:
     def penalty(self, params: Params) -> Array | float:
         """The problem's own, once."""
         return penalty(self.problem, params)
+
+    def recentre(self, stats: Stats, params: Params, about: Params) -> Stats:
+        """As the problem's own."""
+        return recentre(self.problem, stats, params, about)
 
     def unconstrain(self, params: Params) -> Params:
         """As the problem's own."""

@@ -155,7 +155,9 @@ class Problem(Protocol):
     """What a model gives. Five functions; every solver then serves it.
 
     A problem may also define `penalty(params) -> ()`, which is added to the loss once, whatever the number of
-    rows or chunks: minus a log prior, say. Without it the penalty is zero.
+    rows or chunks: minus a log prior, say. Without it the penalty is zero. And one whose statistics are taken about its
+    parameters defines `recentre(stats, params, about)`, the same sums about others: what solvers need that keep
+    statistics while the parameters move. Without it statistics are taken to be about nothing.
     """
 
     def e_step(self, params: Params, data: Data) -> Stats:
@@ -216,3 +218,9 @@ def penalty(problem: Problem, params: Params) -> Array | float:
     """The part of the objective that is counted once and not per row; zero where a problem defines none."""
     function = getattr(problem, "penalty", None)
     return 0.0 if function is None else function(params)
+
+
+def recentre(problem: Problem, stats: Stats, params: Params, about: Params) -> Stats:
+    """Statistics that were taken about `params`, about other parameters; as they are where a problem defines nothing."""
+    function = getattr(problem, "recentre", None)
+    return stats if function is None else function(stats, params, about)

@@ -85,6 +85,11 @@ class SolverCase(NamedTuple):
 
 SOLVERS: dict[str, SolverCase] = {
     "em": SolverCase(solve.EM(), True, 200, 0.0),
+    "over_relaxed": SolverCase(solve.OverRelaxed(), True, 200, 1e-6),
+    "squarem": SolverCase(solve.Squarem(), True, 60, 1e-6),
+    "anderson": SolverCase(solve.Anderson(), True, 150, 1e-6),
+    "lbfgs": SolverCase(solve.LBFGS(), True, 60, 1e-6),
+    "stepwise": SolverCase(solve.Stepwise(7, jax.random.key(4)), False, 60, 1e-2),
     "gradient_descent": SolverCase(solve.Gradient(0.3, optax.sgd), False, 200, 1e-3),
     "adam": SolverCase(solve.Gradient(0.1, optax.adam), False, 200, 1e-2),
     "stochastic": SolverCase(solve.Gradient(0.05, optax.sgd, batch_size=7, key=jax.random.key(5)), False, 150, 2e-2),

@@ -3,7 +3,7 @@
 from jaxmix.kmeans import exact
 from jaxmix.kmeans.fit import centers, fit, fit_all, lower_bound
 from jaxmix.kmeans.problem import KMeans
-from jaxmix.kmeans.steps import Stats, assign, e_step, m_step, objective, reconstruct, update
+from jaxmix.kmeans.steps import Stats, assign, e_step, m_step, objective, recentre, reconstruct, update
 
 __all__ = [
     "KMeans",
@@ -17,6 +17,7 @@ __all__ = [
     "lower_bound",
     "m_step",
     "objective",
+    "recentre",
     "reconstruct",
     "update",
 ]

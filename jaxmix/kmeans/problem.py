@@ -42,6 +42,10 @@ class KMeans:
         """`kmeans.m_step`, with the policy for empty clusters."""
         return steps.m_step(stats, params, empty=self.empty)
 
+    def recentre(self, stats: steps.Stats, params: Array, about: Array) -> steps.Stats:
+        """`kmeans.recentre`: the same rows' sums about other centers."""
+        return steps.recentre(stats, params, about)
+
     def loss(self, params: Array, data: Data) -> Array:
         """J, every row at its nearest center."""
         return steps.loss(params, data)

@@ -243,6 +243,36 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     return jnp.where(fill[:, None], stats.farthest.row, moved)
 
 
+def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
+    r"""The statistics of the same rows with the same labels, about other centers.
+
+    $$\sum_n w_n z_{nk} (x_n - v_k) = S_k + N_k (u_k - v_k)$$
+
+    Args:
+      stats: what `e_step` returned.
+      centers: Array of shape (K, D), the centers u that `e_step` was given.
+      about: Array of shape (K, D), the centers v.
+
+    Returns:
+      `Stats`; `loss` is the cost of the rows at v under their old labels.
+
+    References:
+      Steiner's theorem of parallel axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans
+      >>> stats = kmeans.e_step(jnp.array([[0.0]]), as_data([[1.0], [2.0]]))
+      >>> kmeans.recentre(stats, jnp.array([[0.0]]), jnp.array([[1.5]])).costs.item()
+      0.5
+    """
+    shift = jnp.where(centers == about, 0, centers - about)
+    counts = stats.counts[:, None]
+    costs = stats.costs + jnp.sum(shift * (2 * stats.sums + counts * shift), axis=1)
+    costs = jnp.maximum(costs, 0)  # a cluster on one point may round below
+    return stats._replace(loss=jnp.sum(costs), costs=costs, sums=stats.sums + counts * shift)
+
+
 @jax.jit
 def loss(centers: Array, data: Data) -> Array:
     """`objective` of `Data` that the door has seen: J with every row at its nearest center."""

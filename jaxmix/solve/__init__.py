@@ -1,8 +1,24 @@
 """Solvers: what an algorithm gives. They know `Problem`, and no model."""
 
-from jaxmix.solve.em import EM
+from jaxmix.solve.accelerate import Anderson, Squarem
+from jaxmix.solve.em import EM, OverRelaxed
 from jaxmix.solve.gradient import Gradient
+from jaxmix.solve.lbfgs import LBFGS
 from jaxmix.solve.run import best, objective, run, run_many
+from jaxmix.solve.stepwise import Stepwise
 from jaxmix.types import Status
 
-__all__ = ["EM", "Gradient", "Status", "best", "objective", "run", "run_many"]
+__all__ = [
+    "EM",
+    "LBFGS",
+    "Anderson",
+    "Gradient",
+    "OverRelaxed",
+    "Squarem",
+    "Status",
+    "Stepwise",
+    "best",
+    "objective",
+    "run",
+    "run_many",
+]

@@ -10,9 +10,10 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import door
 from jaxmix.linalg import safe_divide
-from jaxmix.types import Data, Params, Problem, Progress, Status, penalty
+from jaxmix.solve import coordinates, minibatch
+from jaxmix.solve.run import objective
+from jaxmix.types import Data, Params, Problem, Progress, Status
 
 GRADIENT_PASSES = 3.0
 
@@ -21,7 +22,8 @@ class GradientState(NamedTuple):
     """What a gradient solver carries.
 
     Attributes:
-      free: the parameters in unconstrained coordinates.
+      free: the parameters in unconstrained coordinates, 0 where they are not finite.
+      anchor: the start in these coordinates: holds what is not finite, such as a component that is switched off.
       optimizer: the optax state.
       last_free: `free` one full-batch step earlier.
       last_gradient: the gradient there.
@@ -31,6 +33,7 @@ class GradientState(NamedTuple):
     """
 
     free: Params
+    anchor: Params
     optimizer: Any
     last_free: Params
     last_gradient: Params
@@ -95,13 +98,13 @@ class Gradient:
     def init(self, problem: Problem, params: Params, data: Data) -> GradientState:
         """The start in unconstrained coordinates, and a fresh optimiser."""
         if self.batch_size is not None:
-            door.check_int(self.batch_size, "batch_size", least=1)
-            if self.key is None:
-                raise ValueError("`batch_size` needs a `key` for the order of the rows: key=jax.random.key(0).")
-        free = problem.unconstrain(params)
+            minibatch.check(self.batch_size, self.key)
+        anchor = problem.unconstrain(params)
+        free = coordinates.finite(anchor)
         zero = jnp.zeros((), data.x.dtype)
         return GradientState(
             free=free,
+            anchor=anchor,
             optimizer=self._optimizer(data).init(free),
             last_free=free,
             last_gradient=jax.tree.map(jnp.zeros_like, free),
@@ -114,11 +117,11 @@ class Gradient:
         """One full-batch update, or one epoch of mini-batches."""
         if self.batch_size is None:
             return self._full(problem, state, data)
-        return self._epoch(problem, state, data, min(self.batch_size, data.x.shape[0]))
+        return self._epoch(problem, state, data, self.batch_size)
 
     def params(self, problem: Problem, state: GradientState) -> Params:
         """The parameters, constrained again."""
-        return problem.constrain(state.free)
+        return _constrain(problem, state.free, state.anchor)
 
     def status(self, state: GradientState, progress: Progress) -> Array:
         """Converged when the decrease still to gain is below the tolerance, or the gradient is zero."""
@@ -136,8 +139,7 @@ class Gradient:
         total_weight = jnp.sum(data.weights)
 
         def mean_loss(free: Params) -> Array:
-            params = problem.constrain(free)
-            return (problem.loss(params, data) + penalty(problem, params)) / total_weight
+            return objective(problem, _constrain(problem, free, state.anchor), data) / total_weight
 
         value, gradient = jax.value_and_grad(mean_loss)(state.free)
         free, optimizer = _update(self._optimizer(data), state, value, gradient, mean_loss)
@@ -151,6 +153,7 @@ class Gradient:
         decrement = jnp.where(started, jnp.maximum(gain, 0.5 * state.decrement), jnp.abs(value) * total_weight)
         after = GradientState(
             free=free,
+            anchor=state.anchor,
             optimizer=optimizer,
             last_free=state.free,
             last_gradient=gradient,
@@ -163,31 +166,29 @@ class Gradient:
     def _epoch(
         self, problem: Problem, state: GradientState, data: Data, batch_size: int
     ) -> tuple[GradientState, Array]:
-        num_rows = data.x.shape[0]
-        num_batches = -(-num_rows // batch_size)
         total_weight = jnp.sum(data.weights)
         assert state.key is not None  # `init` refuses a batch size without a key
         order_key, next_key = jax.random.split(state.key)
-        order = jax.random.permutation(order_key, num_rows)
-        batches = order[jnp.arange(num_batches * batch_size) % num_rows].reshape(num_batches, batch_size)
+        batches = minibatch.epoch(order_key, data.x.shape[0], batch_size)
 
         def body(state: GradientState, rows: Array) -> tuple[GradientState, None]:
-            batch = data._replace(x=data.x[rows], weights=data.weights[rows])
+            batch = minibatch.take(data, rows)
 
             def mean_loss(free: Params) -> Array:
-                params = problem.constrain(free)
-                whole = problem.loss(params, batch) * (num_rows / batch_size)
-                return (whole + penalty(problem, params)) / total_weight
+                return objective(problem, _constrain(problem, free, state.anchor), batch) / total_weight
 
             value, gradient = jax.value_and_grad(mean_loss)(state.free)
             free, optimizer = _update(self._optimizer(data), state, value, gradient, mean_loss)
             return state._replace(free=free, optimizer=optimizer), None
 
-        params = problem.constrain(state.free)
-        loss = problem.loss(params, data) + penalty(problem, params)
+        loss = objective(problem, self.params(problem, state), data)
         after, _ = jax.lax.scan(body, state, batches)
-        passes = state.passes + GRADIENT_PASSES * num_batches * batch_size / num_rows + 1
+        passes = state.passes + GRADIENT_PASSES * batches.size / data.x.shape[0] + 1
         return after._replace(passes=passes, key=next_key), loss
+
+
+def _constrain(problem: Problem, free: Params, anchor: Params) -> Params:
+    return problem.constrain(coordinates.pin(free, anchor))
 
 
 def _update(
