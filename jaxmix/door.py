@@ -166,6 +166,20 @@ def check_count(k: int, data: Data, name: str = "k") -> None:
         )
 
 
+def as_count(value: ArrayLike, name: str, *, most: int) -> Array:
+    """An integer from 1 to `most`, which may be traced.
+
+    Raises:
+      ValueError: for more than one number, another dtype, or a concrete number out of range.
+    """
+    count = jnp.asarray(value)
+    if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
+        raise ValueError(f"`{name}` must be one integer, got {count.dtype} of shape {count.shape}.")
+    if is_concrete(count) and not 1 <= int(count) <= most:
+        raise ValueError(f"`{name}` must be between 1 and {most}, got {int(count)}.")
+    return count
+
+
 def check_int(value: Any, name: str, *, least: int) -> int:
     """A Python integer of at least `least`: it sets shapes.
 

@@ -114,7 +114,15 @@ def maximin(key: Array, data: Data, k: int) -> Array:
     return _one_by_one(key, data, k, candidates)
 
 
-def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans_plus_plus, restarts: int = 8) -> Array:
+def starts(
+    key: Array,
+    data: Data,
+    k: int,
+    *,
+    init: Seeding | ArrayLike = kmeans_plus_plus,
+    restarts: int = 8,
+    num_active: ArrayLike | None = None,
+) -> Array:
     """The starts of a fit, one for each restart.
 
     The i-th start depends on the key and on i, not on how many there are.
@@ -126,12 +134,15 @@ def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans
       init: a function (key, data, k) -> centers, or an array of shape (K, D) for one start or (R, K, D) for R;
         an array leaves `key` and `restarts` unused.
       restarts: how many starts a function makes, at least 1.
+      num_active: integer from 1 to K, traced: of each start only that many centers are on. The others stand at
+        infinity, where they take no row: so K is swept in one compiled program. The seedings here grow one center
+        at a time, so the first j of their centers are a seeding of j.
 
     Returns:
       Array of shape (R, K, D), in the dtype of the data.
 
     Raises:
-      ValueError: for an array of another shape, `restarts` below 1, or a key that is none.
+      ValueError: for an array of another shape, `restarts` below 1, a `num_active` out of range, or a key that is none.
 
     Example:
       >>> import jax
@@ -143,7 +154,7 @@ def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans
     if callable(init):
         door.check_key(key)
         restarts = door.check_int(restarts, "restarts", least=1)
-        return _seed_many(key, data, k, init, restarts)
+        return _active(_seed_many(key, data, k, init, restarts), num_active)
     centers = door.as_floating(init, "init").astype(data.x.dtype)
     shape = (k, data.x.shape[1])
     if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:
@@ -151,7 +162,19 @@ def starts(key: Array, data: Data, k: int, *, init: Seeding | ArrayLike = kmeans
             f"`init` must be a function (key, data, k) -> centers, or have shape {shape} or (R, {k}, {shape[1]}), "
             f"got shape {centers.shape}."
         )
-    return centers if centers.ndim == 3 else centers[None]
+    return _active(centers if centers.ndim == 3 else centers[None], num_active)
+
+
+def _active(centers: Array, num_active: ArrayLike | None) -> Array:
+    """Centers of shape (R, K, D), all but the first `num_active` of each start at infinity."""
+    if num_active is None:
+        return centers
+    k = centers.shape[1]
+    num_active = door.as_count(num_active, "num_active", most=k)
+    on = jnp.arange(k) < num_active
+    # A number out of range that the door cannot see makes NaN, and a status.
+    known = (num_active >= 1) & (num_active <= k)
+    return jnp.where(known, jnp.where(on[None, :, None], centers, jnp.inf), jnp.nan)
 
 
 @partial(jax.jit, static_argnames=("k", "init", "restarts"))

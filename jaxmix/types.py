@@ -221,6 +221,6 @@ def penalty(problem: Problem, params: Params) -> Array | float:
 
 
 def recentre(problem: Problem, stats: Stats, params: Params, about: Params) -> Stats:
-    """Statistics that were taken about `params`, about other parameters; as they are where a problem defines nothing."""
+    """Statistics taken about `params`, now about others; as they are where a problem defines no `recentre`."""
     function = getattr(problem, "recentre", None)
     return stats if function is None else function(stats, params, about)

@@ -22,8 +22,10 @@ def fit_all(
     family: type[Covariance] = Full,
     problem: Problem = GaussianMixture(),
     weights: ArrayLike | None = None,
-    init: Seeding | ArrayLike | GMM = kmeans.centers,
+    init: Seeding | ArrayLike | GMM = seeding.kmeans_plus_plus,
+    refine: int = 10,
     restarts: int = 8,
+    num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 500,
     rtol: ArrayLike = 0.0,
@@ -46,10 +48,13 @@ def fit_all(
     """
     data = door.as_data(x, weights)
     door.check_count(k, data)
+    refine = door.check_int(refine, "refine", least=0)
     if isinstance(init, GMM):
-        starts = _given(init, data, k)
+        starts = _given(init, data, k, num_active)
     else:
-        centers = seeding.starts(key, data, k, init=init, restarts=restarts)
+        centers = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
+        if callable(init) and refine:
+            centers = run_many(kmeans.KMeans(), EM(), centers, data, max_steps=refine).params
         starts = jax.vmap(lambda u: start.from_centers(u, data, family=family, problem=problem))(centers)
     return run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
 
@@ -62,8 +67,10 @@ def fit(
     family: type[Covariance] = Full,
     problem: Problem = GaussianMixture(),
     weights: ArrayLike | None = None,
-    init: Seeding | ArrayLike | GMM = kmeans.centers,
+    init: Seeding | ArrayLike | GMM = seeding.kmeans_plus_plus,
+    refine: int = 10,
     restarts: int = 8,
+    num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 500,
     rtol: ArrayLike = 0.0,
@@ -73,7 +80,7 @@ def fit(
 
     $$\max \sum_n w_n \log \sum_k \pi_k N(x_n \mid m_k, C_k)$$
 
-    Each restart is k-means++, ten steps of K-means, one M-step from its labels, and then the solver. Traceable:
+    Each restart is a seeding, some steps of K-means, one M-step from its labels, and then the solver. Traceable:
     only `k`, `family`, `restarts`, `max_steps` and the choice of functions are static.
 
     Args:
@@ -85,7 +92,10 @@ def fit(
       weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
       init: a function (key, data, k) -> centers; an array of centers of shape (K, D), or (R, K, D) for R starts;
         or a `GMM`, whose leaves may have a leading axis R, and whose family then holds.
+      refine: the most steps of K-means after the seeding, where `init` is a function; 0 for none.
       restarts: how many starts, where `init` is a function.
+      num_active: integer from 1 to K, traced: how many of the K components are on. The others are switched off (log
+        weight -inf) and stay so. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`.
       max_steps: the most steps of each restart.
       rtol: relative tolerance on the loss.
@@ -117,7 +127,9 @@ def fit(
         problem=problem,
         weights=weights,
         init=init,
+        refine=refine,
         restarts=restarts,
+        num_active=num_active,
         solver=solver,
         max_steps=max_steps,
         rtol=rtol,
@@ -126,7 +138,9 @@ def fit(
     return best(fits)
 
 
-def _given(init: GMM, data: Data, k: int) -> GMM:
+def _given(init: GMM, data: Data, k: int, num_active: ArrayLike | None) -> GMM:
+    if num_active is not None:
+        raise ValueError("`num_active` is for starts from centers; a `GMM` has its log weights: -inf is off.")
     shape = (k, data.x.shape[1])
     if init.means.ndim not in (2, 3) or init.means.shape[-2:] != shape:
         raise ValueError(f"`init.means` must have shape {shape}, or a leading axis R, got {init.means.shape}.")

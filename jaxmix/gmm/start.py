@@ -115,7 +115,7 @@ def from_centers(
     $$r_{nk} = [k = \arg\min_j |x_n - u_j|^2]$$
 
     Args:
-      centers: array of shape (K, D).
+      centers: array of shape (K, D); a component whose center stands at infinity starts switched off.
       data: `Data`, or an array of shape (N, D).
       family: a covariance family.
       problem: whose M-step is taken: its regularization holds for the start too.
@@ -138,5 +138,7 @@ def from_centers(
     data = door.as_data(data)
     centers = door.as_centers(centers, data)
     nearest: Array = jnp.argmin(linalg.squared_distances(data.x, centers), axis=1)
-    resp = jax.nn.one_hot(nearest, centers.shape[0], dtype=data.x.dtype)
+    # A center of NaN is nearest to nothing, whatever argmin says; one at infinity is switched off.
+    known = jnp.where(jnp.any(jnp.isnan(centers)), jnp.nan, jnp.ones((), data.x.dtype))
+    resp = known * jax.nn.one_hot(nearest, centers.shape[0], dtype=data.x.dtype)
     return from_responsibilities(resp, data, family=family, problem=problem)

@@ -1,7 +1,7 @@
 """K-means: assign, update, and the cost J; whole fits; the exact optimum in one dimension."""
 
 from jaxmix.kmeans import exact
-from jaxmix.kmeans.fit import centers, fit, fit_all, lower_bound
+from jaxmix.kmeans.fit import fit, fit_all, lower_bound
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.kmeans.steps import Stats, assign, e_step, m_step, objective, recentre, reconstruct, update
 
@@ -9,7 +9,6 @@ __all__ = [
     "KMeans",
     "Stats",
     "assign",
-    "centers",
     "e_step",
     "exact",
     "fit",

@@ -8,7 +8,7 @@ from jaxmix import door, seeding
 from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
-from jaxmix.solve.run import best, run, run_many
+from jaxmix.solve.run import best, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
 
@@ -20,6 +20,7 @@ def fit_all(
     weights: ArrayLike | None = None,
     init: Seeding | ArrayLike = seeding.kmeans_plus_plus,
     restarts: int = 8,
+    num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     problem: Problem = KMeans(),
     max_steps: int = 300,
@@ -42,7 +43,7 @@ def fit_all(
     """
     data = door.as_data(x, weights)
     door.check_count(k, data)
-    starts = seeding.starts(key, data, k, init=init, restarts=restarts)
+    starts = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
     fits = run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
     if not isinstance(problem, KMeans) or problem.empty == "keep":
         return fits
@@ -59,6 +60,7 @@ def fit(
     weights: ArrayLike | None = None,
     init: Seeding | ArrayLike = seeding.kmeans_plus_plus,
     restarts: int = 8,
+    num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     problem: Problem = KMeans(),
     max_steps: int = 300,
@@ -84,6 +86,8 @@ def fit(
       init: a function (key, data, k) -> centers from `seeding` or your own, or an array of shape (K, D), or
         (R, K, D) for R starts.
       restarts: how many starts, where `init` is a function.
+      num_active: integer from 1 to K, traced: how many of the K centers are on. The others stand at infinity, take no
+        row and stay there. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`; the default is Lloyd's algorithm.
       problem: any `Problem` over centers, such as `KMeans(empty="keep")` or `rows.Chunked(KMeans(), 4096)`.
       max_steps: the most steps of each restart.
@@ -114,6 +118,7 @@ def fit(
         weights=weights,
         init=init,
         restarts=restarts,
+        num_active=num_active,
         solver=solver,
         problem=problem,
         max_steps=max_steps,
@@ -121,33 +126,6 @@ def fit(
         atol=atol,
     )
     return best(fits)
-
-
-def centers(key: Array, data: Data, k: int, *, init: Seeding = seeding.kmeans_plus_plus, max_steps: int = 10) -> Array:
-    r"""A seeding refined by a few steps of Lloyd's algorithm: where mixtures start.
-
-    $$u_k \leftarrow \frac{\sum_n w_n z_{nk} x_n}{\sum_n w_n z_{nk}}, \qquad z_n = \arg\min_k |x_n - u_k|^2$$
-
-    Args:
-      key: a PRNG key.
-      data: `Data` of N rows.
-      k: the number of centers.
-      init: the seeding to refine, static.
-      max_steps: the most steps.
-
-    Returns:
-      Array of shape (K, D).
-
-    References:
-      Bishop (2006), section 9.2.2: K-means to start EM.
-
-    Example:
-      >>> import jax
-      >>> from jaxmix import as_data, kmeans
-      >>> sorted(kmeans.centers(jax.random.key(0), as_data([[0.0], [1.0], [9.0]]), 2).ravel().tolist())
-      [0.5, 9.0]
-    """
-    return run(KMeans(), EM(), init(key, data, k), data, max_steps=max_steps).params
 
 
 def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None) -> Array:

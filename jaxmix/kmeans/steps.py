@@ -200,9 +200,10 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
 
     A coordinate that would move by no more than rounding stays, to the bit, so that the fixed point is exact.
     A center without rows stays ("keep"), or the first such moves onto the row that lies farthest from its own
-    center ("farthest"). That row cost $w d^2$ and will cost nothing, and no other row loses by a center more,
-    so J cannot rise; being the farthest, it is where the move gains most per unit of weight. One center moves
-    a step, so that the next one sees the last; nothing moves when every row lies on its center.
+    center ("farthest"); one at infinity is switched off, and stays. That row cost $w d^2$ and will cost nothing,
+    and no other row loses by a center more, so J cannot rise; being the farthest, it is where the move gains most
+    per unit of weight. One center moves a step, so that the next one sees the last; nothing moves when every row
+    lies on its center.
 
     Args:
       stats: what `e_step` returned.
@@ -237,7 +238,7 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     moved = jnp.where(jnp.abs(shift) <= rounding, centers, centers + shift)
     if empty == "keep":
         return moved
-    is_empty = stats.counts == 0
+    is_empty = (stats.counts == 0) & _is_on(centers)
     first_empty = is_empty & (jnp.cumsum(is_empty) == 1)
     fill = first_empty & (stats.farthest.value > 0)
     return jnp.where(fill[:, None], stats.farthest.row, moved)
@@ -285,6 +286,10 @@ def _nearest(centers: Array, x: Array) -> Array:
     return jnp.argmin(linalg.squared_distances(x, centers), axis=1).astype(jnp.int32)
 
 
+def _is_on(centers: Array) -> Array:
+    return jnp.all(jnp.isfinite(centers), axis=1)
+
+
 def _costs(centers: Array, x: Array, labels: Array) -> Array:
     return jnp.sum(jnp.square(x - centers[labels]), axis=1)
 
@@ -326,12 +331,12 @@ def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
     def unfilled(carry: tuple[Array, Array]) -> Array:
         centers, labels = carry
         costs, row = farthest(centers, labels)
-        return jnp.any(counts(labels) == 0) & (costs[row] > 0)
+        return jnp.any((counts(labels) == 0) & _is_on(centers)) & (costs[row] > 0)
 
     def fill(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centers, labels = carry
         costs, row = farthest(centers, labels)
-        first = jnp.argmax(counts(labels) == 0).astype(labels.dtype)
+        first = jnp.argmax((counts(labels) == 0) & _is_on(centers)).astype(labels.dtype)
         nearer = jnp.sum(jnp.square(data.x - data.x[row][None]), axis=1) < costs
         return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
 

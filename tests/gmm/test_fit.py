@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import blobs
 
-from jaxmix import Status, datasets, gmm, kmeans, seeding
+from jaxmix import Status, as_data, datasets, gmm, kmeans, seeding
 
 KEY = jax.random.key(0)
 X = blobs(80, 2, 3, spread=12.0)
@@ -73,9 +73,30 @@ def test_float32_is_kept_and_holds_far_from_the_origin():
     np.testing.assert_allclose(far.loss, near.loss, rtol=1e-3)
 
 
-def test_refined_centers_lower_the_cost_of_the_seeding():
-    from jaxmix import as_data
-
+def test_refinement_is_some_steps_of_kmeans_from_the_seeding():
     data = as_data(X)
-    seeds = seeding.kmeans_plus_plus(KEY, data, 4)
-    assert kmeans.objective(kmeans.centers(KEY, data, 4), X) < kmeans.objective(seeds, X)
+    seeds = seeding.starts(KEY, data, 4, restarts=3)
+    refined = jnp.stack([kmeans.fit(KEY, X, 4, init=seed, max_steps=10).params for seed in seeds])
+    for refine, centers in ((0, seeds), (10, refined)):
+        fits = gmm.fit_all(KEY, X, 4, restarts=3, refine=refine, max_steps=5)
+        given = gmm.fit_all(KEY, X, 4, init=centers, max_steps=5)
+        np.testing.assert_allclose(fits.loss, given.loss, rtol=1e-10)
+    with pytest.raises(ValueError, match="`refine`"):
+        gmm.fit(KEY, X, 4, refine=-1)
+
+
+def test_components_that_are_off_leave_the_fit_of_the_others():
+    seeds = seeding.starts(KEY, as_data(X), 5, restarts=3)
+    for num_active in (1, 3):
+        fits = gmm.fit_all(KEY, X, 5, init=seeds, num_active=num_active, max_steps=20)
+        alone = gmm.fit_all(KEY, X, num_active, init=seeds[:, :num_active], max_steps=20)
+        np.testing.assert_allclose(fits.trace, alone.trace, rtol=1e-10)
+        np.testing.assert_allclose(fits.params.means[:, :num_active], alone.params.means, rtol=1e-8)
+        assert (fits.params.log_weights[:, num_active:] == -jnp.inf).all()
+    for bad in (0, 6):
+        with pytest.raises(ValueError, match="`num_active` must be between 1 and 5"):
+            gmm.fit(KEY, X, 5, num_active=bad)
+    hidden = jax.vmap(lambda j: gmm.fit(KEY, X, 5, num_active=j, max_steps=5, restarts=2).status)(jnp.array([0, 2, 6]))
+    assert (hidden == Status.NONFINITE).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="log weights"):
+        gmm.fit(KEY, X, 3, init=jax.tree.map(lambda leaf: leaf[0], alone.params), num_active=2)

@@ -1,5 +1,6 @@
 """Whole fits: published optima, fixed points, empty clusters, invariances."""
 
+import functools
 from typing import Any, cast
 
 import chex
@@ -214,3 +215,33 @@ def test_no_cluster_is_empty_whatever_ended_the_fit(options):
         assert len(np.unique(kmeans.assign(centers, x))) == 50
         np.testing.assert_allclose(fits.loss[lane], kmeans.objective(centers, x), rtol=1e-12)
         assert fits.trace[lane, fits.num_steps[lane]] == fits.loss[lane]
+
+
+@pytest.mark.parametrize("empty", ["farthest", "keep"])
+def test_centers_that_are_off_leave_the_fit_of_the_others(empty):
+    x = blobs(60, 2, 4)
+    seeds = seeding.starts(jax.random.key(1), as_data(x), 6, restarts=3)
+    problem = kmeans.KMeans(empty=empty)
+    for num_active in (1, 4):
+        fits = kmeans.fit_all(jax.random.key(0), x, 6, init=seeds, num_active=num_active, problem=problem)
+        alone = kmeans.fit_all(jax.random.key(0), x, num_active, init=seeds[:, :num_active], problem=problem)
+        np.testing.assert_allclose(fits.trace, alone.trace, rtol=1e-12)
+        np.testing.assert_allclose(fits.params[:, :num_active], alone.params, rtol=1e-12)
+        assert (fits.params[:, num_active:] == jnp.inf).all()
+    # Stopped early, empty clusters are filled, and those that are off are not.
+    early = kmeans.fit_all(
+        jax.random.key(0), x, 6, init=jnp.tile(x[:1], (6, 1)), num_active=3, max_steps=1, problem=problem
+    )
+    assert (early.params[:, 3:] == jnp.inf).all()
+    if empty == "farthest":
+        assert set(np.asarray(kmeans.assign(early.params[0], x)).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("init", [seeding.kmeans_plus_plus, seeding.random_rows, seeding.maximin])
+def test_the_first_centers_of_a_seeding_are_a_seeding(init):
+    data = as_data(blobs(60, 2, 4))
+    trials = functools.partial(init, trials=2) if init is seeding.kmeans_plus_plus else init
+    many = seeding.starts(jax.random.key(0), data, 6, init=trials, restarts=2, num_active=4)
+    few = seeding.starts(jax.random.key(0), data, 4, init=trials, restarts=2)
+    np.testing.assert_array_equal(many[:, :4], few)
+    assert (many[:, 4:] == jnp.inf).all()
