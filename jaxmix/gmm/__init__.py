@@ -3,7 +3,7 @@
 from jaxmix.gmm import start
 from jaxmix.gmm.bound import complete_log_likelihood, elbo, entropy, expected_complete_log_likelihood
 from jaxmix.gmm.covariance import Covariance, Diagonal, Full, Moments, Spherical, Tied, TiedDiagonal, TiedSpherical
-from jaxmix.gmm.em import GaussianMixture, Hard, Posterior, Soft, Stats, Tempered, e_step, m_step
+from jaxmix.gmm.em import GaussianMixture, Hard, Posterior, Soft, Stats, Tempered, e_step, m_step, recentre
 from jaxmix.gmm.fit import fit, fit_all
 from jaxmix.gmm.model import (
     GMM,
@@ -16,6 +16,7 @@ from jaxmix.gmm.model import (
     responsibilities,
     sample,
 )
+from jaxmix.gmm.prior import NormalInverseWishart, fraley_raftery
 
 __all__ = [
     "GMM",
@@ -25,6 +26,7 @@ __all__ = [
     "GaussianMixture",
     "Hard",
     "Moments",
+    "NormalInverseWishart",
     "Posterior",
     "Soft",
     "Spherical",
@@ -41,12 +43,14 @@ __all__ = [
     "expected_complete_log_likelihood",
     "fit",
     "fit_all",
+    "fraley_raftery",
     "log_joint",
     "log_likelihood",
     "log_prob",
     "m_step",
     "marginal",
     "predict",
+    "recentre",
     "responsibilities",
     "sample",
     "start",

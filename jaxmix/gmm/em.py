@@ -2,16 +2,19 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door
+from jaxmix.gmm import prior as priors
 from jaxmix.gmm.covariance import Moments
 from jaxmix.gmm.model import GMM, joint
 from jaxmix.types import Data
+
+DEFAULT_REGULARIZATION = 1e-6
 
 
 class Posterior(Protocol):
@@ -142,7 +145,13 @@ def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) 
 
 
 @jax.jit
-def m_step(stats: Stats, params: GMM, *, regularization: Array | float = 0.0) -> GMM:
+def m_step(
+    stats: Stats,
+    params: GMM,
+    *,
+    regularization: Array | float = 0.0,
+    prior: priors.NormalInverseWishart | None = None,
+) -> GMM:
     r"""The mixture that maximises the expected complete log-likelihood for the responsibilities behind `stats`.
 
     $$\pi_k = N_k / \sum_j N_j, \qquad m_k' = m_k + \frac{1}{N_k} \sum_n w_n r_{nk} (x_n - m_k)$$
@@ -150,17 +159,26 @@ def m_step(stats: Stats, params: GMM, *, regularization: Array | float = 0.0) ->
     and the family's own step for the covariances. A component without rows keeps its mean and its covariance and
     gets weight zero: it is switched off, and stays off.
 
+    With a prior it is the step of MAP-EM,
+
+    $$m_k' = \frac{N_k \bar x_k + \kappa \mu}{N_k + \kappa}, \qquad C_k' = \frac{\Lambda + S_k
+      + \frac{\kappa N_k}{N_k + \kappa} (\bar x_k - \mu)(\bar x_k - \mu)^T}{N_k + \nu + D + 2}$$
+
+    for `Full`, with $S_k$ the scatter about $\bar x_k$. A component without rows then goes to the mode of the prior and
+    stays on, with a weight too small to change anything. What was switched off stays off either way.
+
     Args:
       stats: what `e_step` returned.
       params: the mixture that `e_step` was given.
       regularization: added to the diagonals of the covariances, in squared units of x. Above 0 the step is not the
         maximiser of any bound, and the likelihood may fall a little.
+      prior: a conjugate prior, or None for maximum likelihood.
 
     Returns:
       A `GMM` of the same family.
 
     References:
-      Bishop (2006), equations 9.24 to 9.26.
+      Bishop (2006), equations 9.24 to 9.26; Fraley and Raftery (2007), section 3, with a prior.
 
     Example:
       >>> import jax.numpy as jnp
@@ -170,13 +188,55 @@ def m_step(stats: Stats, params: GMM, *, regularization: Array | float = 0.0) ->
       >>> fitted.means.item(), fitted.covariances.item()
       (2.0, 1.0)
     """
-    counts = stats.moments.counts
-    log_weights = jnp.where(counts > 0, jnp.log(jnp.where(counts > 0, counts, 1)), -jnp.inf)
+    moments, degrees = stats.moments, stats.moments.counts
+    counts = moments.counts
+    if prior is not None:
+        counts = priors.pseudo_counts(prior, counts, params)
+        moments, degrees = priors.observe(prior, moments, params)
+    log_weights = jnp.where(counts == 0, -jnp.inf, jnp.log(jnp.where(counts == 0, 1, counts)))
     return GMM(
         log_weights=log_weights - jnp.log(jnp.sum(counts)),
-        means=params.means + stats.moments.shift,
-        covariance=params.covariance.maximize(stats.moments, regularization),
+        means=params.means + moments.shift,
+        covariance=params.covariance.maximize(moments, degrees, regularization),
     )
+
+
+@jax.jit
+def recentre(stats: Stats, params: GMM, about: GMM) -> Stats:
+    r"""The statistics of the same rows with the same responsibilities, about other means.
+
+    $$\sum_n w_n r_{nk} (x_n - m_k') = \sum_n w_n r_{nk} (x_n - m_k) + N_k (m_k - m_k')$$
+
+    Args:
+      stats: what `e_step` returned.
+      params: the mixture that `e_step` was given.
+      about: a mixture with other means.
+
+    Returns:
+      `Stats`; the loss is left as it was.
+
+    References:
+      Steiner's theorem of parallel axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> stats = gmm.e_step(mixture, as_data([[1.0], [3.0]]))
+      >>> gmm.recentre(stats, mixture, mixture._replace(means=jnp.full((1, 1), 2.0))).moments.second.item()
+      2.0
+    """
+    counts, first, second = stats.moments
+    shift = jnp.where(params.means == about.means, 0, params.means - about.means)
+    # Only the part between mean and center changes: that of each component's rows, gathered at their mean.
+    gathered, origin = jnp.diag(counts), jnp.zeros_like(first)
+
+    def between(offsets: Array) -> Any:
+        return params.covariance.second_moments(gathered, origin, offsets)
+
+    mean = stats.moments.shift
+    second = jax.tree.map(lambda s, new, old: s + new - old, second, between(mean + shift), between(mean))
+    return stats._replace(moments=Moments(counts, first + counts[:, None] * shift, second))
 
 
 @jax.tree_util.register_dataclass
@@ -191,7 +251,10 @@ class GaussianMixture:
       regularization: added to the diagonals of the covariances at each M-step, as scikit-learn's `reg_covar`;
         traced, in squared units of x. It is not part of the loss, which may therefore rise a little. At 0 the loss
         never rises under EM, and a component that collapses onto a row ends its fit with `Status.NONFINITE`.
+        None means 1e-6 without a prior, and 0 with one.
       posterior: `Soft()` for EM, `Hard()` for classification EM, `Tempered(beta)` for annealing.
+      prior: a `NormalInverseWishart`, such as `fraley_raftery(x, k)`, or None. Minus its log density is the penalty:
+        the fit is MAP, and the penalised loss, which `Fit.loss` then is, never rises.
 
     References:
       Dempster, Laird and Rubin (1977), section 4.3.
@@ -204,16 +267,28 @@ class GaussianMixture:
       2.0
     """
 
-    regularization: Array | float = 1e-6
+    regularization: Array | float | None = None
     posterior: Posterior = Soft()
+    prior: priors.NormalInverseWishart | None = None
 
     def e_step(self, params: GMM, data: Data) -> Stats:
         """`gmm.e_step` with the posterior."""
         return e_step(params, data, posterior=self.posterior)
 
     def m_step(self, stats: Stats, params: GMM) -> GMM:
-        """`gmm.m_step` with the regularization."""
-        return m_step(stats, params, regularization=jnp.asarray(self.regularization, params.means.dtype))
+        """`gmm.m_step` with the regularization and the prior."""
+        chosen = self.regularization
+        if chosen is None:
+            chosen = DEFAULT_REGULARIZATION if self.prior is None else 0.0
+        return m_step(stats, params, regularization=jnp.asarray(chosen, params.means.dtype), prior=self.prior)
+
+    def recentre(self, stats: Stats, params: GMM, about: GMM) -> Stats:
+        """`gmm.recentre`: the same rows' sums about other means."""
+        return recentre(stats, params, about)
+
+    def penalty(self, params: GMM) -> Array | float:
+        """Minus the log prior, up to a constant; 0 without one."""
+        return 0.0 if self.prior is None else priors.penalty(self.prior, params)
 
     def loss(self, params: GMM, data: Data) -> Array:
         """Minus the evidence, summed over rows."""

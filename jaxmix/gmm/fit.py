@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, kmeans, seeding
-from jaxmix.gmm import start
+from jaxmix.gmm import prior, start
 from jaxmix.gmm.covariance import Covariance, Full
 from jaxmix.gmm.em import GaussianMixture
 from jaxmix.gmm.model import GMM
@@ -48,6 +48,8 @@ def fit_all(
     """
     data = door.as_data(x, weights)
     door.check_count(k, data)
+    if isinstance(problem, GaussianMixture) and problem.prior is not None:
+        prior.check(problem.prior)
     refine = door.check_int(refine, "refine", least=0)
     if isinstance(init, GMM):
         starts = _given(init, data, k, num_active)

@@ -1,7 +1,7 @@
 """The mixture itself: densities, responsibilities, draws, marginals and conditionals."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ class GMM(NamedTuple):
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
       >>> mixture = gmm.GMM(jnp.log(jnp.array([0.5, 0.5])), jnp.zeros((2, 3)), gmm.Full.unit(2, 3, float))
-      >>> mixture.num_free_parameters
+      >>> mixture.num_free_parameters.item()
       19
     """
 
@@ -49,10 +49,11 @@ class GMM(NamedTuple):
         return self.covariance.dense(*self.means.shape)
 
     @property
-    def num_free_parameters(self) -> int:
-        """K - 1 weights, K D means, and the family's own."""
-        k, num_features = self.means.shape
-        return k - 1 + k * num_features + self.covariance.num_free_parameters(k, num_features)
+    def num_free_parameters(self) -> Array:
+        """K - 1 weights, K D means, and the family's own, of shape (), int32; K counts the components that are on."""
+        num_features = self.means.shape[-1]
+        on: Any = jnp.sum(self.log_weights > -jnp.inf, axis=-1, dtype=jnp.int32)
+        return on - 1 + on * num_features + self.covariance.num_free_parameters(on, num_features)
 
 
 def log_joint(params: GMM, x: ArrayLike) -> Array:

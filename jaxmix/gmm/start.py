@@ -22,7 +22,8 @@ def from_responsibilities(
 
     $$\pi_k = N_k / \sum_j N_j, \qquad m_k = \frac{1}{N_k} \sum_n w_n r_{nk} x_n$$
 
-    A component without rows starts switched off, at the mean of the data with a unit covariance.
+    A component without rows starts switched off, at the mean of the data with a unit covariance; with a prior, at the
+    prior's mode.
 
     Args:
       resp: array of shape (N, K), non-negative.
@@ -48,6 +49,11 @@ def from_responsibilities(
     """
     data = door.as_data(data)
     resp = door.as_floating(resp, "resp").astype(data.x.dtype)
+    return _maximise(resp, data, jnp.zeros(resp.shape[-1:], data.x.dtype), family, problem)
+
+
+def _maximise(resp: Array, data: Data, log_weights: Array, family: type[Covariance], problem: Problem) -> GMM:
+    """The M-step of rows that no mixture has seen; log weights of -inf stay so."""
     if resp.ndim != 2 or resp.shape[0] != data.x.shape[0]:
         raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {resp.shape}.")
     weighted = data.weights[:, None] * resp
@@ -58,7 +64,7 @@ def from_responsibilities(
     second = unit.second_moments(weighted, means, data.x)
     # About the means themselves, so that the covariances are right far from zero.
     moments = Moments(counts, jnp.zeros_like(means), second)
-    empty = GMM(jnp.zeros_like(counts), means, unit)
+    empty = GMM(log_weights, means, unit)
     return problem.m_step(Stats(jnp.zeros((), data.x.dtype), moments), empty)
 
 
@@ -141,4 +147,6 @@ def from_centers(
     # A center of NaN is nearest to nothing, whatever argmin says; one at infinity is switched off.
     known = jnp.where(jnp.any(jnp.isnan(centers)), jnp.nan, jnp.ones((), data.x.dtype))
     resp = known * jax.nn.one_hot(nearest, centers.shape[0], dtype=data.x.dtype)
-    return from_responsibilities(resp, data, family=family, problem=problem)
+    # With a prior, too, what is at infinity stays off.
+    log_weights = jnp.where(jnp.all(jnp.isfinite(centers), axis=1), jnp.zeros((), data.x.dtype), -jnp.inf)
+    return _maximise(resp, data, log_weights, family, problem)

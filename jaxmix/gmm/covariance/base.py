@@ -47,8 +47,11 @@ class Covariance(Protocol):
         """The second moments that `maximize` needs: sums over rows, responsibilities of shape (N, K) weighted."""
         ...
 
-    def maximize(self, moments: Moments, regularization: Array | float) -> Self:
-        """The M-step: maximises Q over the family; a component without rows keeps its own covariance."""
+    def maximize(self, moments: Moments, degrees: Array, regularization: Array | float) -> Self:
+        """The M-step: maximises Q over the family; a component of degrees 0 keeps its own covariance.
+
+        `degrees`, of shape (K,), is what second moments are divided by: the counts, and more where there is a prior.
+        """
         ...
 
     def log_density(self, means: Array, x: Array) -> Array:
@@ -74,6 +77,16 @@ class Covariance(Protocol):
     @staticmethod
     def num_free_parameters(k: int, num_features: int) -> int:
         """How many numbers the covariances of K components have."""
+        ...
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """The share of a covariance that belongs to one component: 1, or 1 / K where all share one."""
+        ...
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Twice the power of |C|^(-1/2) in the conjugate prior's density of nu degrees of freedom."""
         ...
 
 

@@ -37,11 +37,12 @@ class Diagonal(NamedTuple):
         """Sums of squares about each mean, of shape (K, D)."""
         return base.square_scatter(responsibilities, means, x)
 
-    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+    def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The weighted variances of each component's rows."""
-        counts = moments.counts[:, None]
-        variances = linalg.safe_divide(moments.second, counts) - jnp.square(moments.shift) + regularization
-        return self._replace(scale=jnp.where(counts == 0, self.scale, jnp.sqrt(variances)))
+        degrees = degrees[:, None]
+        between = linalg.safe_divide(moments.counts[:, None], degrees) * jnp.square(moments.shift)
+        variances = linalg.safe_divide(moments.second, degrees) - between + regularization
+        return self._replace(scale=jnp.where(degrees == 0, self.scale, jnp.sqrt(variances)))
 
     def log_density(self, means: Array, x: Array) -> Array:
         """Log densities, of shape (N, K)."""
@@ -69,3 +70,13 @@ class Diagonal(NamedTuple):
     def num_free_parameters(k: int, num_features: int) -> int:
         """K D."""
         return k * num_features
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """One: each component has its own covariance."""
+        return 1.0
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Of an inverse gamma density for each variance: nu + 2."""
+        return degrees + 2

@@ -38,13 +38,14 @@ class Full(NamedTuple):
         """Scatter about each mean, of shape (K, D, D)."""
         return base.scatter(responsibilities, means, x)
 
-    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+    def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The weighted covariance of each component's rows."""
-        counts = moments.counts[:, None, None]
-        covariances = linalg.safe_divide(moments.second, counts) - base.outer(moments.shift)
+        degrees, counts = degrees[:, None, None], moments.counts[:, None, None]
+        between = linalg.safe_divide(counts, degrees) * base.outer(moments.shift)
+        covariances = linalg.safe_divide(moments.second, degrees) - between
         identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)[None]
-        fitted = jnp.linalg.cholesky(jnp.where(counts == 0, identity, covariances + regularization * identity))
-        return self._replace(scale_tril=jnp.where(counts == 0, self.scale_tril, fitted))
+        fitted = jnp.linalg.cholesky(jnp.where(degrees == 0, identity, covariances + regularization * identity))
+        return self._replace(scale_tril=jnp.where(degrees == 0, self.scale_tril, fitted))
 
     def log_density(self, means: Array, x: Array) -> Array:
         """Log densities, of shape (N, K)."""
@@ -75,3 +76,13 @@ class Full(NamedTuple):
     def num_free_parameters(k: int, num_features: int) -> int:
         """K D (D + 1) / 2."""
         return k * num_features * (num_features + 1) // 2
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """One: each component has its own covariance."""
+        return 1.0
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Of an inverse Wishart density: nu + D + 1."""
+        return degrees + num_features + 1

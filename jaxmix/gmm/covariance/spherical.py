@@ -37,11 +37,12 @@ class Spherical(NamedTuple):
         """Sums of squared lengths about each mean, of shape (K,)."""
         return jnp.sum(responsibilities * linalg.squared_distances(x, means), axis=0)
 
-    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+    def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The mean of each component's weighted variances."""
-        mean_square = linalg.safe_divide(moments.second, moments.counts) - jnp.sum(jnp.square(moments.shift), axis=1)
+        between = linalg.safe_divide(moments.counts, degrees) * jnp.sum(jnp.square(moments.shift), axis=1)
+        mean_square = linalg.safe_divide(moments.second, degrees) - between
         variances = mean_square / moments.first.shape[1] + regularization
-        return self._replace(scale=jnp.where(moments.counts == 0, self.scale, jnp.sqrt(variances)))
+        return self._replace(scale=jnp.where(degrees == 0, self.scale, jnp.sqrt(variances)))
 
     def log_density(self, means: Array, x: Array) -> Array:
         """Log densities, of shape (N, K)."""
@@ -68,3 +69,13 @@ class Spherical(NamedTuple):
     def num_free_parameters(k: int, num_features: int) -> int:
         """K."""
         return k
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """One: each component has its own covariance."""
+        return 1.0
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Of one inverse gamma density for D log-variances: (nu + 2) / D."""
+        return (degrees + 2) / num_features

@@ -38,10 +38,10 @@ class Tied(NamedTuple):
         """Scatter about the means of all components together, of shape (D, D)."""
         return jnp.sum(base.scatter(responsibilities, means, x), axis=0)
 
-    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+    def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled covariance."""
         between = linalg.dot((moments.counts[:, None] * moments.shift).T, moments.shift)
-        covariance = (moments.second - between) / jnp.sum(moments.counts)
+        covariance = (moments.second - between) / jnp.sum(degrees)
         identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
         return self._replace(scale_tril=jnp.linalg.cholesky(covariance + regularization * identity))
 
@@ -71,3 +71,13 @@ class Tied(NamedTuple):
     def num_free_parameters(k: int, num_features: int) -> int:
         """D (D + 1) / 2."""
         return num_features * (num_features + 1) // 2
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """All components share one covariance."""
+        return 1.0 / num_components
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Of an inverse Wishart density: nu + D + 1."""
+        return degrees + num_features + 1

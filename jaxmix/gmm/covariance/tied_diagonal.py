@@ -36,10 +36,10 @@ class TiedDiagonal(NamedTuple):
         """Sums of squares about the means of all components together, of shape (D,)."""
         return jnp.sum(base.square_scatter(responsibilities, means, x), axis=0)
 
-    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+    def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled variances."""
         between = jnp.sum(moments.counts[:, None] * jnp.square(moments.shift), axis=0)
-        variances = (moments.second - between) / jnp.sum(moments.counts) + regularization
+        variances = (moments.second - between) / jnp.sum(degrees) + regularization
         return self._replace(scale=jnp.sqrt(variances))
 
     def log_density(self, means: Array, x: Array) -> Array:
@@ -70,3 +70,13 @@ class TiedDiagonal(NamedTuple):
     def num_free_parameters(k: int, num_features: int) -> int:
         """D."""
         return num_features
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """All components share one covariance."""
+        return 1.0 / num_components
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Of an inverse gamma density for each variance: nu + 2."""
+        return degrees + 2

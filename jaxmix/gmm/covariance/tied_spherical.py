@@ -37,10 +37,10 @@ class TiedSpherical(NamedTuple):
         """The sum of squared lengths about the means, of shape ()."""
         return jnp.sum(responsibilities * linalg.squared_distances(x, means))
 
-    def maximize(self, moments: base.Moments, regularization: Array | float) -> Self:
+    def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled variance, over all features."""
         between = jnp.sum(moments.counts[:, None] * jnp.square(moments.shift))
-        total = moments.first.shape[1] * jnp.sum(moments.counts)
+        total = moments.first.shape[1] * jnp.sum(degrees)
         return self._replace(scale=jnp.sqrt((moments.second - between) / total + regularization))
 
     def log_density(self, means: Array, x: Array) -> Array:
@@ -68,3 +68,13 @@ class TiedSpherical(NamedTuple):
     def num_free_parameters(k: int, num_features: int) -> int:
         """1."""
         return 1
+
+    @staticmethod
+    def share(num_components: Array | int) -> Array | float:
+        """All components share one covariance."""
+        return 1.0 / num_components
+
+    @staticmethod
+    def prior_degrees(degrees: Array, num_features: int) -> Array:
+        """Of one inverse gamma density for D log-variances: (nu + 2) / D."""
+        return (degrees + 2) / num_features
