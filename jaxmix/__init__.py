@@ -1,6 +1,6 @@
 """K-means and Gaussian mixtures in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
 
-from jaxmix import datasets, gmm, kmeans, linalg, rows, seeding, solve, types
+from jaxmix import datasets, gmm, kmeans, linalg, metrics, rows, seeding, solve, types
 from jaxmix.door import as_data
 from jaxmix.types import Data, Fit, FitError, Problem, Solver, Status
 
@@ -18,6 +18,7 @@ __all__ = [
     "gmm",
     "kmeans",
     "linalg",
+    "metrics",
     "rows",
     "seeding",
     "solve",

@@ -46,7 +46,7 @@ def test_every_public_name_is_on_the_api_page():
     import jaxmix
 
     page = (ROOT / "docs" / "api.md").read_text()
-    for face in ("", "kmeans.", "gmm.", "seeding.", "solve."):
+    for face in ("", "kmeans.", "gmm.", "metrics.", "seeding.", "solve."):
         module = getattr(jaxmix, face.rstrip(".")) if face else jaxmix
         for name in getattr(module, "__all__", [n for n in vars(module) if n in ("starts", "maximin", "random_rows")]):
             value = getattr(module, name)

@@ -100,6 +100,19 @@ def test_joint_is_marginal_times_conditional():
         np.testing.assert_allclose(total, gmm.log_prob(PARAMS, row[None]), rtol=1e-11)
 
 
+@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, gmm.Spherical])
+def test_only_components_that_are_on_have_free_parameters(family):
+    num_features = 3
+    whole = gmm.GMM(jnp.log(jnp.full(4, 0.25)), jnp.zeros((4, num_features)), family.unit(4, num_features, float))
+    off = whole._replace(log_weights=jnp.log(jnp.array([0.5, 0.0, 0.5, 0.0])))
+    # Two weights that sum to 1, two means, and the family's own of two.
+    expected = 1 + 2 * num_features + family.num_free_parameters(2, num_features)
+    assert jax.jit(lambda params: params.num_free_parameters)(off) == expected
+    pair = jax.tree.map(lambda a, b: jnp.stack([a, b]), whole, off)
+    counts = jax.vmap(lambda params: params.num_free_parameters)(pair)
+    assert counts.tolist() == pair.num_free_parameters.tolist() == [int(whole.num_free_parameters), expected]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -1,0 +1,111 @@
+"""Criteria for the number of components and the family: minus twice a log-likelihood, plus a penalty.
+
+Lower is better, as in scikit-learn; those of mclust have the other sign.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import door, gmm
+from jaxmix.types import ArrayLike, Data
+
+
+def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    r"""Akaike's information criterion; lower is better.
+
+    $$\mathrm{AIC} = -2 \log L + 2 p$$
+
+    Args:
+      params: a mixture; of its components those that are on count (`GMM.num_free_parameters`, p).
+      x: array of shape (N, D).
+      weights: array of shape (N,), non-negative; None for ones.
+
+    Returns:
+      Array of shape (), in nats: scikit-learn's `aic`.
+
+    Raises:
+      ValueError: as `gmm.log_likelihood` does.
+
+    References:
+      Akaike (1974), A new look at the statistical model identification.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm, metrics
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> round(metrics.aic(mixture, jnp.zeros((2, 1))).item(), 3)
+      7.676
+    """
+    return -2 * gmm.log_likelihood(params, x, weights=weights) + 2 * params.num_free_parameters
+
+
+def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    r"""The Bayesian information criterion; lower is better.
+
+    $$\mathrm{BIC} = -2 \log L + p \log n, \qquad n = \sum_n w_n$$
+
+    Args:
+      params: a mixture; of its components those that are on count (`GMM.num_free_parameters`, p).
+      x: array of shape (N, D).
+      weights: array of shape (N,), non-negative; None for ones. A weight counts rows: n is their sum.
+
+    Returns:
+      Array of shape (), in nats: scikit-learn's `bic`, and minus mclust's.
+
+    Raises:
+      ValueError: as `gmm.log_likelihood` does.
+
+    References:
+      Schwarz (1978), Estimating the dimension of a model.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm, metrics
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> round(metrics.bic(mixture, jnp.zeros((2, 1))).item(), 3)
+      5.062
+    """
+    data = door.as_data(x, weights)
+    return -2 * gmm.log_likelihood(params, data.x, weights=data.weights) + _schwarz(params, data)
+
+
+def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    r"""The integrated complete-data likelihood, approximated as BIC approximates the evidence; lower is better.
+
+    The likelihood is that of the rows and their most probable components $\hat z$ together, so that components which
+    share rows are charged for it:
+
+    $$\mathrm{ICL} = -2 \log p(X, \hat Z) + p \log n = \mathrm{BIC} - 2 \sum_n w_n \log \max_k r_{nk}$$
+
+    Some authors charge for the entropy of the responsibilities instead, `bic(...) + 2 * gmm.entropy(resp)`, which is
+    never less.
+
+    Args:
+      params: a mixture; of its components those that are on count (`GMM.num_free_parameters`, p).
+      x: array of shape (N, D).
+      weights: array of shape (N,), non-negative; None for ones. A weight counts rows: n is their sum.
+
+    Returns:
+      Array of shape (), in nats: minus mclust's `icl`.
+
+    Raises:
+      ValueError: as `gmm.log_joint` does, and for bad weights.
+
+    References:
+      Biernacki, Celeux and Govaert (2000), Assessing a mixture model for clustering with the integrated completed
+      likelihood.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import gmm, metrics
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> round(metrics.icl(mixture, jnp.zeros((2, 1))).item(), 3)
+      5.062
+    """
+    data = door.as_data(x, weights)
+    complete = jnp.sum(data.weights * jnp.max(gmm.log_joint(params, data.x), axis=1))
+    return -2 * complete + _schwarz(params, data)
+
+
+def _schwarz(params: gmm.GMM, data: Data) -> Array:
+    return params.num_free_parameters * jnp.log(jnp.sum(data.weights))
