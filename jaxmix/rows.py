@@ -54,18 +54,50 @@ def merge_chunks(function: Callable[[Data], Stats], data: Data, size: int) -> St
     if size >= num_rows:
         return function(data)
 
-    def chunk(index: Array) -> Data:
-        first = index * size
-        start = jnp.minimum(first, num_rows - size)
-        weights = jax.lax.dynamic_slice_in_dim(data.weights, start, size)
-        fresh = start + jnp.arange(size, dtype=start.dtype) >= first
-        return data._replace(x=jax.lax.dynamic_slice_in_dim(data.x, start, size), weights=jnp.where(fresh, weights, 0))
-
     def body(stats: Stats, index: Array) -> tuple[Stats, None]:
-        return merge(stats, function(chunk(index))), None
+        new = function(_chunk(data, size, index)[1])
+        return jax.tree.map(lambda a, b: jnp.where(index == 0, a, b), new, merge(stats, new)), None
 
+    # `function` once in the program: what it returns for the first chunk replaces a placeholder.
+    shapes = jax.eval_shape(lambda: function(_chunk(data, size, jnp.int32(0))[1]))
+    # It is made of the data, so that over a mesh it varies as they do.
+    zero = jnp.zeros_like(data.weights, shape=())
+    empty = jax.tree.map(lambda leaf: jnp.broadcast_to(zero.astype(leaf.dtype), leaf.shape), shapes)
+    return jax.lax.scan(body, empty, jnp.arange(-(-num_rows // size), dtype=jnp.int32))[0]
+
+
+def map_chunks(function: Callable[[Data], Array], data: Data, size: int) -> Array:
+    """Applies `function`, which gives a number for each row, to chunks of rows, one after another in a scan.
+
+    Args:
+      function: from `Data` of `size` rows to an Array of shape (size,).
+      data: `Data` of N rows.
+      size: rows a chunk; N or more means one chunk.
+
+    Returns:
+      Array of shape (N,).
+    """
+    num_rows = data.x.shape[0]
+    if size >= num_rows:
+        return function(data)
+
+    def body(values: Array, index: Array) -> tuple[Array, None]:
+        start, chunk = _chunk(data, size, index)
+        return jax.lax.dynamic_update_slice_in_dim(values, function(chunk), start, axis=0), None
+
+    dtype = jax.eval_shape(lambda: function(_chunk(data, size, jnp.int32(0))[1])).dtype
     indices = jnp.arange(-(-num_rows // size), dtype=jnp.int32)
-    return jax.lax.scan(body, function(chunk(indices[0])), indices[1:])[0]
+    return jax.lax.scan(body, jnp.zeros(num_rows, dtype), indices)[0]
+
+
+def _chunk(data: Data, size: int, index: Array) -> tuple[Array, Data]:
+    """Where a chunk starts, and its rows: the last one overlaps the one before, its repeated rows at weight 0."""
+    first = index * size
+    start = jnp.minimum(first, data.x.shape[0] - size)
+    weights = jax.lax.dynamic_slice_in_dim(data.weights, start, size)
+    fresh = start + jnp.arange(size, dtype=start.dtype) >= first
+    x = jax.lax.dynamic_slice_in_dim(data.x, start, size)
+    return start, data._replace(x=x, weights=jnp.where(fresh, weights, 0))
 
 
 @jax.tree_util.register_dataclass

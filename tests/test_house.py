@@ -25,9 +25,10 @@ RANKS = {
     "rows": 2,
     "seeding": 2,
     "solve": 2,
-    "kmeans": 3,
-    "gmm": 4,
-    "metrics": 5,
+    "kernels": 3,
+    "kmeans": 4,
+    "gmm": 5,
+    "metrics": 6,
 }
 
 

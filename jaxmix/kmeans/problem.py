@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from jax import Array
 
+from jaxmix.kernels import nearest
 from jaxmix.kmeans import steps
 from jaxmix.types import Data
 
@@ -35,8 +36,8 @@ class KMeans:
     empty: str = dataclasses.field(default="farthest", metadata={"static": True})
 
     def e_step(self, params: Array, data: Data) -> steps.Stats:
-        """`kmeans.e_step`."""
-        return steps.e_step(params, data)
+        """What `kmeans.e_step` returns, to rounding, by `kernels.nearest`: in one pass, in constant room."""
+        return nearest.sums(params, data)
 
     def m_step(self, stats: steps.Stats, params: Array) -> Array:
         """`kmeans.m_step`, with the policy for empty clusters."""
@@ -47,8 +48,8 @@ class KMeans:
         return steps.recentre(stats, params, about)
 
     def loss(self, params: Array, data: Data) -> Array:
-        """J, every row at its nearest center."""
-        return steps.loss(params, data)
+        """J, every row at its nearest center as `e_step` chooses it, from direct differences."""
+        return steps.loss_at(params, data, nearest.labels(params, data))
 
     def unconstrain(self, params: Array) -> Array:
         """The centers themselves."""

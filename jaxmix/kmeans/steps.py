@@ -1,34 +1,17 @@
 """The mathematics of K-means: assignment, update and cost, as pure functions of centers and rows."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, linalg
-from jaxmix.types import ArrayLike, Data, Largest
+from jaxmix.kernels import nearest
+from jaxmix.kernels.nearest import Stats
+from jaxmix.types import ArrayLike, Data
 
 EMPTY_POLICIES = ("farthest", "keep")
-
-
-class Stats(NamedTuple):
-    """What the E-step hands to the M-step; `rows.merge` adds those of disjoint rows.
-
-    Attributes:
-      loss: Array of shape (), the cost J of the centers that the E-step saw.
-      counts: Array of shape (K,), the weight of each cluster.
-      costs: Array of shape (K,), each cluster's share of the loss.
-      sums: Array of shape (K, D), the weighted sum of x - u in each cluster, about the centers that the E-step saw.
-      farthest: the row that lies farthest from its center, and its squared distance to it.
-    """
-
-    loss: Array
-    counts: Array
-    costs: Array
-    sums: Array
-    farthest: Largest
 
 
 def assign(centers: ArrayLike, x: ArrayLike) -> Array:
@@ -56,7 +39,7 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       [0, 1, 0]
     """
     data = door.as_data(x)
-    return _nearest(door.as_centers(centers, data), data.x)
+    return nearest.plain(door.as_centers(centers, data), data.x)
 
 
 def objective(
@@ -95,7 +78,7 @@ def objective(
     if labels is None:
         return loss(centers, data)
     labels, data = door.as_labels(labels, data, centers.shape[0])
-    return jnp.sum(data.weights * _costs(centers, data.x, labels))
+    return loss_at(centers, data, labels)
 
 
 def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -131,8 +114,8 @@ def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: Arra
     start = door.as_centers(centers, data)
     labels, data = door.as_labels(labels, data, start.shape[0])
     # Twice: the second time about the means themselves, and so right to the last digit from any centers.
-    near = m_step(_statistics(start, data, labels), start, empty="keep")
-    return m_step(_statistics(near, data, labels), near, empty="keep")
+    near = m_step(nearest.statistics(start, data, labels), start, empty="keep")
+    return m_step(nearest.statistics(near, data, labels), near, empty="keep")
 
 
 def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
@@ -189,7 +172,7 @@ def e_step(centers: Array, data: Data) -> Stats:
       >>> stats.counts.tolist(), stats.loss.item()
       ([2.0, 1.0], 9.0)
     """
-    return _statistics(centers, data, _nearest(centers, data.x))
+    return nearest.statistics(centers, data, nearest.plain(centers, data.x))
 
 
 @partial(jax.jit, static_argnames="empty")
@@ -277,13 +260,13 @@ def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
 @jax.jit
 def loss(centers: Array, data: Data) -> Array:
     """`objective` of `Data` that the door has seen: J with every row at its nearest center."""
-    labels = _nearest(jax.lax.stop_gradient(centers), data.x)
-    return jnp.sum(data.weights * _costs(centers, data.x, labels))
+    return loss_at(centers, data, nearest.plain(jax.lax.stop_gradient(centers), data.x))
 
 
 @jax.jit
-def _nearest(centers: Array, x: Array) -> Array:
-    return jnp.argmin(linalg.squared_distances(x, centers), axis=1).astype(jnp.int32)
+def loss_at(centers: Array, data: Data, labels: Array) -> Array:
+    """J with every row at the center of its label; differentiable in `centers`."""
+    return jnp.sum(data.weights * _costs(centers, data.x, labels))
 
 
 def _is_on(centers: Array) -> Array:
@@ -292,25 +275,6 @@ def _is_on(centers: Array) -> Array:
 
 def _costs(centers: Array, x: Array, labels: Array) -> Array:
     return jnp.sum(jnp.square(x - centers[labels]), axis=1)
-
-
-@jax.jit
-def _statistics(centers: Array, data: Data, labels: Array) -> Stats:
-    x, weights, _ = data
-    centred = x - centers[labels]
-    costs = jnp.sum(jnp.square(centred), axis=1)
-    reach = jnp.where(weights > 0, costs, -jnp.inf)
-    farthest = jnp.argmax(reach)
-    # Counts and costs ride along as columns: one pass over the labels.
-    columns = jnp.concatenate([centred, jnp.ones_like(x[:, :1]), costs[:, None]], axis=1)
-    totals = linalg.sum_by_label(weights[:, None] * columns, labels, centers.shape[0])
-    return Stats(
-        loss=jnp.sum(weights * costs),
-        counts=totals[:, -2],
-        costs=totals[:, -1],
-        sums=totals[:, :-2],
-        farthest=Largest(reach[farthest], x[farthest]),
-    )
 
 
 @jax.jit
@@ -340,5 +304,5 @@ def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
         nearer = jnp.sum(jnp.square(data.x - data.x[row][None]), axis=1) < costs
         return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
 
-    centers, labels = jax.lax.while_loop(unfilled, fill, (centers, _nearest(centers, data.x)))
+    centers, labels = jax.lax.while_loop(unfilled, fill, (centers, nearest.labels(centers, data)))
     return centers, jnp.sum(data.weights * _costs(centers, data.x, labels))

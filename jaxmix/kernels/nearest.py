@@ -1,0 +1,277 @@
+r"""The nearest center of every row, and the sums of the rows by it: what one step of Lloyd's algorithm costs.
+
+Rows come in chunks, so that the distances (N, K) are never stored. Where there are few features, distances are direct
+differences. Elsewhere they are expanded about the origin of the data, and the row's own square is left out:
+
+$$\arg\min_k |x - u_k|^2 = \arg\min_k \; |u_k - o|^2 - 2 (u_k - o)^T (x - o)$$
+
+which is one matrix product, of relative accuracy $\epsilon |u_k - o|^2$. Centers that lie too close together for that,
+next to their distance from the origin, are told apart by direct differences again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg, rows
+from jaxmix.types import Data, Largest
+
+BLOCK = 64
+"""Centers compared in one unrolled chain: fewer are slower, more take long to compile."""
+
+FEW_FEATURES = 4
+"""Up to here direct differences cost no more than a matrix product, whatever K."""
+
+FEW_PRODUCTS = 64
+"""Up to this K D too."""
+
+MARGIN = 1024
+"""Squared gaps between centers, in units of rounding, above which the expansion labels as direct differences do."""
+
+CHUNK_BYTES = {"cpu": 6_000_000, "default": 256_000_000}
+"""Room for a chunk: what stays in a CPU's cache; elsewhere, what keeps an accelerator busy."""
+
+
+class Stats(NamedTuple):
+    """What the E-step hands to the M-step; `rows.merge` adds those of disjoint rows.
+
+    Attributes:
+      loss: Array of shape (), the cost J of the centers that the E-step saw.
+      counts: Array of shape (K,), the weight of each cluster.
+      costs: Array of shape (K,), each cluster's share of the loss.
+      sums: Array of shape (K, D), the weighted sum of x - u in each cluster, about the centers that the E-step saw.
+      farthest: the row that lies farthest from its center, and its squared distance to it.
+    """
+
+    loss: Array
+    counts: Array
+    costs: Array
+    sums: Array
+    farthest: Largest
+
+
+@partial(jax.jit, static_argnames="chunk")
+def sums(centers: Array, data: Data, *, chunk: int | None = None) -> Stats:
+    r"""The E-step of K-means in one pass over the rows, in constant room; equal to `kmeans.e_step` to rounding.
+
+    $$N_k = \sum_n w_n z_{nk}, \qquad S_k = \sum_n w_n z_{nk} (x_n - u_k)$$
+
+    Costs and sums are of direct differences to the center chosen. Only the choice may be made by an expansion: it is
+    exact but for rows that lie between two centers to within rounding, at most `MARGIN` units of which are a gap
+    between centers. A center with an infinite coordinate takes no row; one with NaN makes the loss NaN.
+
+    Args:
+      centers: Array of shape (K, D), in the dtype of the data.
+      data: `Data` of N rows.
+      chunk: rows at a time, static; None for what suits K, D, the dtype and the platform.
+
+    Returns:
+      `Stats`, additive over rows.
+
+    References:
+      Bishop (2006), equation 9.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data
+      >>> stats = sums(jnp.array([[0.0], [10.0]]), as_data([[1.0], [8.0], [2.0]]))
+      >>> stats.counts.tolist(), stats.loss.item()
+      ([2.0, 1.0], 9.0)
+    """
+
+    def reduced(platform: str) -> Callable[[Array, Data], Stats]:
+        def reduce(centers: Array, data: Data) -> Stats:
+            find = _finder(centers, data.origin, platform)
+            size = chunk or _chunk_rows(centers, data, platform)
+            return rows.merge_chunks(lambda part: statistics(centers, part, find(part.x)), data, size)
+
+        return reduce
+
+    return jax.lax.platform_dependent(centers, data, cpu=reduced("cpu"), default=reduced("default"))
+
+
+@partial(jax.jit, static_argnames="chunk")
+def labels(centers: Array, data: Data, *, chunk: int | None = None) -> Array:
+    """The nearest center of each row, as `sums` chooses it.
+
+    Args:
+      centers: Array of shape (K, D), in the dtype of the data.
+      data: `Data` of N rows.
+      chunk: as in `sums`.
+
+    Returns:
+      Array of shape (N,), int32, in [0, K). Of equally near centers the first. Nothing flows back through it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data
+      >>> labels(jnp.array([[0.0], [10.0]]), as_data([[1.0], [8.0], [2.0]])).tolist()
+      [0, 1, 0]
+    """
+
+    def found(platform: str) -> Callable[[Array, Data], Array]:
+        def find_all(centers: Array, data: Data) -> Array:
+            find = _finder(centers, data.origin, platform)
+            size = chunk or _chunk_rows(centers, data, platform)
+            return rows.map_chunks(lambda part: find(part.x), data, size)
+
+        return find_all
+
+    centers, data = jax.lax.stop_gradient((centers, data))
+    return jax.lax.platform_dependent(centers, data, cpu=found("cpu"), default=found("default"))
+
+
+@jax.jit
+def plain(centers: Array, x: Array) -> Array:
+    """The nearest center of each row as the textbook has it; of shape (N,), int32."""
+    return jnp.argmin(linalg.squared_distances(x, centers), axis=1).astype(jnp.int32)
+
+
+@jax.jit
+def statistics(centers: Array, data: Data, labels: Array) -> Stats:
+    """The sums of rows that share a label, about their center.
+
+    Args:
+      centers: Array of shape (K, D).
+      data: `Data` of N rows.
+      labels: int32 Array of shape (N,), each in [0, K).
+    """
+    x, weights, _ = data
+    k = centers.shape[0]
+    centred = x - centers[labels]
+    row_costs = jnp.sum(jnp.square(centred), axis=1)
+    # Apart, not as columns of one array: that would be one copy more of all rows.
+    costs = linalg.sum_by_label((weights * row_costs)[:, None], labels, k)[:, 0]
+    farthest = _argmax(jnp.where(weights > 0, row_costs, -jnp.inf))
+    return Stats(
+        loss=jnp.sum(costs),
+        counts=linalg.sum_by_label(weights[:, None], labels, k)[:, 0],
+        costs=costs,
+        sums=linalg.sum_by_label(weights[:, None] * centred, labels, k),
+        farthest=Largest(jnp.where(weights[farthest] > 0, row_costs[farthest], -jnp.inf), x[farthest]),
+    )
+
+
+def _argmax(values: Array, width: int = 16) -> Array:
+    # The first of the largest. A row at a time on XLA's CPU backend costs several times as much.
+    num_groups = -(-values.shape[0] // width)
+    groups = jnp.pad(values, (0, num_groups * width - values.shape[0]), constant_values=-jnp.inf)
+    groups = groups.reshape(num_groups, width)
+    group = jnp.argmax(jnp.max(groups, axis=1))
+    return group * width + jnp.argmax(groups[group])
+
+
+def _chunk_rows(centers: Array, data: Data, platform: str) -> int:
+    """Rows a chunk: scores for a block of centers and two copies of the rows fit in the room, all chunks alike."""
+    k, num_features = centers.shape
+    num_scores = min(k, BLOCK) if platform == "cpu" else k
+    size = max(1, CHUNK_BYTES[platform] // (centers.dtype.itemsize * (num_scores + 2 * num_features)))
+    num_rows = data.x.shape[0]
+    num_chunks = -(-num_rows // size)
+    return min(num_rows, -(-num_rows // num_chunks // 64) * 64 if num_chunks > 1 else num_rows)
+
+
+def _finder(centers: Array, origin: Array, platform: str) -> Callable[[Array], Array]:
+    """A function from rows (n, D) to labels (n,); what depends on the centers alone is done once."""
+    k, num_features = centers.shape
+    if num_features > FEW_FEATURES and k * num_features > FEW_PRODUCTS:
+        find = _by_expansion(centers, origin, platform)
+    elif platform == "cpu":
+        find = _by_differences(centers)
+    else:
+        find = partial(plain, centers)
+    is_nan = jnp.any(jnp.isnan(centers), axis=1)
+    broken, first_broken = jnp.any(is_nan), jnp.argmax(is_nan).astype(jnp.int32)
+    # As argmin has it: NaN is nearest to everything, and so it shows in the loss.
+    return lambda x: jnp.where(broken, first_broken, find(x))
+
+
+def _by_differences(centers: Array) -> Callable[[Array], Array]:
+    num_features = centers.shape[1]
+
+    def find(x: Array) -> Array:
+        columns = x.T
+
+        def distances(block: Array) -> Iterator[Array]:
+            for center in block:
+                yield sum(
+                    (jnp.square(columns[d] - center[d]) for d in range(1, num_features)),
+                    jnp.square(columns[0] - center[0]),
+                )
+
+        # The barrier keeps XLA from taking all distances again for each use of the labels.
+        return jax.lax.optimization_barrier(_first_least(distances, centers, BLOCK // num_features, jnp.inf, x))
+
+    return find
+
+
+def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Array], Array]:
+    is_on = jnp.all(jnp.isfinite(centers), axis=1)
+    about = jnp.where(is_on[:, None], centers - origin[None], 0)
+    squares = jnp.where(is_on, jnp.sum(jnp.square(about), axis=1), jnp.inf)
+    apart = _are_apart(about, squares, is_on)
+
+    def find(x: Array) -> Array:
+        shifted = x - origin[None]
+        if platform == "cpu":
+            # The squares as one column more: adding them afterwards would be a pass over all scores.
+            table = jnp.concatenate([-2 * about, squares[:, None]], axis=1)
+            columns = jnp.concatenate([shifted, jnp.ones_like(x[:, :1])], axis=1)
+            padding = jnp.zeros(table.shape[1], x.dtype).at[-1].set(jnp.inf)
+            found = _first_least(lambda block: linalg.dot(block, columns.T), table, BLOCK, padding, x)
+        else:
+            found = jnp.argmin(linalg.dot(shifted, -2 * about.T) + squares[None], axis=1).astype(jnp.int32)
+
+        # A loop of at most one turn: a branch takes both its sides under `vmap`.
+        def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            return plain(centers, x), jnp.array(True)
+
+        return jax.lax.while_loop(lambda carry: ~carry[1], again, (found, apart))[0]
+
+    return find
+
+
+def _are_apart(about: Array, squares: Array, is_on: Array) -> Array:
+    """Whether every two centers that are on lie farther apart than the expansion rounds, by far."""
+    pairs = squares[:, None] + squares[None]
+    gaps = pairs - 2 * linalg.dot(about, about.T)
+    far = gaps >= MARGIN * jnp.finfo(about.dtype).eps * pairs
+    ignored = jnp.eye(squares.shape[0], dtype=bool) | ~(is_on[:, None] & is_on[None])
+    return jnp.all(far | ignored) & jnp.all(jnp.isfinite(squares) | ~is_on)
+
+
+def _first_least(
+    scores: Callable[[Array], Iterable[Array]], table: Array, width: int, padding: Array | float, x: Array
+) -> Array:
+    """The first row of the table whose score is least, for each row of x.
+
+    A chain of comparisons unrolled over a block of centers is what XLA's CPU backend vectorises over the rows.
+
+    Args:
+      scores: from a block (B, C) of the table to B arrays of shape (n,).
+      table: Array of shape (K, C).
+      width: the most rows of a block.
+      padding: of shape () or (C,), what makes a row score infinity.
+      x: Array of shape (n, D), the rows.
+    """
+    num_blocks = -(-table.shape[0] // width)
+    width = -(-table.shape[0] // num_blocks)
+    missing = num_blocks * width - table.shape[0]
+    filler = jnp.broadcast_to(jnp.asarray(padding, table.dtype), (missing, table.shape[1]))
+    blocks = jnp.concatenate([table, filler]).reshape(num_blocks, width, table.shape[1])
+
+    def compare(index: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        least, label = carry
+        for j, score in enumerate(scores(blocks[index])):
+            less = score < least
+            least, label = jnp.where(less, score, least), jnp.where(less, index * width + j, label)
+        return least, label
+
+    start = jnp.full(x.shape[0], jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
+    if num_blocks == 1:
+        return compare(0, start)[1]
+    return jax.lax.fori_loop(0, num_blocks, compare, start)[1]
