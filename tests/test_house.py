@@ -28,6 +28,7 @@ RANKS = {
     "kmeans": 3,
     "gmm": 4,
     "metrics": 5,
+    "sweep": 6,
 }
 
 
