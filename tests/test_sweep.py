@@ -122,6 +122,7 @@ def test_one_collapsing_restart_leaves_the_other_lanes_bit_equal():
     centers = seeding.starts(KEY, as_data(X), 3, restarts=3)
     good = jax.vmap(lambda u: gmm.start.from_centers(u, X, problem=EXACT))(centers)
     # A component for one row alone.
+    assert isinstance(good.covariance, gmm.Full)
     factors = good.covariance.scale_tril.at[1, 2].set(1e-3 * jnp.eye(2))
     bad = good._replace(means=good.means.at[1, 2].set(X[0]), covariance=gmm.Full(factors))
     with_bad = gmm.fit_all(KEY, X, 3, init=bad, problem=EXACT, max_steps=15)
