@@ -1,9 +1,13 @@
-"""Real data that scikit-learn ships, as float32 rows. Nothing is downloaded."""
+"""Real data that ships with a package, and synthetic mixtures, as float32 rows. Nothing is downloaded."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+
+from jaxmix import datasets
 
 
 class DataSet(NamedTuple):
@@ -38,7 +42,7 @@ def digits() -> DataSet:
     return DataSet("digits", _as_rows(x), 10, "Alpaydin and Kaynak (1998), pixels of 0 to 16")
 
 
-def china(num_pixels: int = 8000, seed: int = 0) -> DataSet:
+def china(num_pixels: int = 4000, seed: int = 0) -> DataSet:
     """A random sample of the pixels of a photograph, colours of 0 to 1."""
     pixels = _load("load_sample_image")("china.jpg").reshape(-1, 3) / 255.0
     rows = np.random.default_rng(seed).choice(len(pixels), num_pixels, replace=False)
@@ -50,3 +54,24 @@ DATA_SETS: dict[str, Callable[[], DataSet]] = {"iris": iris, "wine": wine, "digi
 
 def _as_rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    return _as_rows((x - x.mean(0)) / x.std(0))
+
+
+def mixture(name: str, seed: int) -> DataSet:
+    """Data for mixtures: "faithful", "iris", "wine", or a synthetic mixture such as "c = 0.2" or "c = 1, D = 10"."""
+    if name == "faithful":
+        return DataSet(name, _standardised(datasets.old_faithful()), 3, "Azzalini and Bowman (1990), standardised")
+    if name in DATA_SETS:
+        data_set = DATA_SETS[name]()
+        return data_set._replace(x=_standardised(data_set.x), source=f"{data_set.source}; standardised")
+    match = re.fullmatch(r"c = ([0-9.]+)(?:, D = ([0-9]+))?", name)
+    if match is None:
+        raise ValueError(f"Unknown data set {name!r}: faithful, {', '.join(DATA_SETS)}, or c = 0.2, or c = 1, D = 10.")
+    separation, num_features = float(match[1]), int(match[2] or 2)
+    x, _ = datasets.separated_mixture(jax.random.key(seed), 600, 3, num_features, separation)
+    return DataSet(
+        name, _as_rows(np.asarray(x)), 3, f"three unit Gaussians whose means are {separation:g} sqrt(D) apart"
+    )

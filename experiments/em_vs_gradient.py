@@ -1,14 +1,14 @@
 """Does EM beat gradient descent on the same objective, from the same starts?
 
-Lloyd's algorithm, gradient descent, Adam and mini-batch gradient descent on the K-means cost J, on real data.
+Lloyd's algorithm beside gradient descent on the K-means cost J, and EM and its accelerations beside gradients on the
+log-likelihood of a Gaussian mixture: real data, and synthetic mixtures of stated separation.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,70 +16,38 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import tyro
-from jax import Array
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments import report
-from experiments.data import DATA_SETS, DataSet
-from jaxmix import Data, Fit, Problem, Solver, Status, as_data, kmeans, seeding, solve
+from experiments.compare import Bench, Case, Method, Result, draw_curves, table_row, way
+from experiments.data import DATA_SETS, DataSet, mixture
+from jaxmix import as_data, gmm, kmeans, seeding, solve
 
-REACHED = 1e-4  # a restart has reached the best known loss within this share of it
 SEEDINGS = {"random": seeding.random_rows, "kmeans++": seeding.kmeans_plus_plus, "maximin": seeding.maximin}
+NOTHING = [float("nan")]  # to tune
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Lloyd beside gradient descent on the K-means cost J, from the same starts, on real data."""
+    """EM beside gradient descent on the same objective, from the same starts: K-means and Gaussian mixtures."""
 
     smoke: bool = False
-    """Two small data sets, few restarts and steps: seconds, to see that all works."""
+    """Two small data sets of each kind, few restarts and steps: to see that all works."""
     seed: int = 0
-    """Seeds the starts and the order of the mini-batches."""
+    """Seeds the starts, the synthetic data and the order of the mini-batches."""
     restarts: int = 32
-    """Starts for each data set."""
+    """Starts for each data set of K-means; mixtures take half as many."""
     init: Literal["random", "kmeans++", "maximin"] = "random"
     """How the starts are drawn. Random rows are the hardest, and tell the solvers apart."""
     data: tuple[Literal["iris", "wine", "digits", "china"], ...] = ("iris", "wine", "digits", "china")
-    """The data sets."""
+    """The data sets of K-means."""
+    mixtures: tuple[str, ...] = ("faithful", "c = 0.2", "c = 1", "c = 5")
+    """The data sets of the mixtures: faithful, iris, wine, or "c = 0.2", "c = 1, D = 10", ...: synthetic mixtures of
+    unit Gaussians whose means lie at least c sqrt(D) apart (Dasgupta 1999), in two dimensions unless D is given."""
     output: Path = Path("results/em_vs_gradient")
     """Where table, report and figures go."""
-
-
-class Case(NamedTuple):
-    """A model on a data set: a row of the experiment. Every method runs on every case."""
-
-    name: str
-    model: str
-    loss_name: str
-    problem: Problem
-    data: Data
-    starts: Any
-    scale: float  # the standard deviation of a coordinate: the unit of Adam's steps
-    k: int
-    best_known: float
-    lower_bound: float
-    source: str
-
-
-class Method(NamedTuple):
-    """A solver and the learning rates that it may choose from; none where there is nothing to tune."""
-
-    name: str
-    make: Callable[[Any], Solver]
-    rates: Callable[[Case], Sequence[float]]
-    max_steps: int
-
-
-class Result(NamedTuple):
-    """All restarts of one method on one case."""
-
-    case: Case
-    method: Method
-    rate: float
-    fits: Fit
-    seconds: float
 
 
 def kmeans_case(data_set: DataSet, options: Options) -> Case:
@@ -98,11 +66,47 @@ def kmeans_case(data_set: DataSet, options: Options) -> Case:
         k=data_set.k,
         best_known=float(many.loss),
         lower_bound=float(kmeans.lower_bound(data, data_set.k)),
+        unit=float("nan"),
+        reached=1e-4,
+        tolerance={"rtol": 1e-6},
         source=data_set.source,
     )
 
 
-def methods(options: Options) -> list[Method]:
+def mixture_case(data_set: DataSet, options: Options) -> Case:
+    """A Gaussian mixture on a data set, maximum likelihood with nothing added, from the nearest of random rows."""
+    data = as_data(data_set.x)
+    problem = gmm.GaussianMixture(regularization=0.0)
+    key = jax.random.key(options.seed)
+    centers = seeding.starts(key, data, data_set.k, init=SEEDINGS[options.init], restarts=max(options.restarts // 2, 2))
+    # One covariance at the start: that of the data. Rows alone with their center would collapse at once.
+    one = gmm.start.from_labels(jnp.zeros(len(data_set.x), jnp.int32), data, 1, problem=problem)
+    k = data_set.k
+    start = gmm.GMM(
+        log_weights=jnp.full(k, -jnp.log(k), data.x.dtype),
+        means=jnp.zeros((k, data.x.shape[1]), data.x.dtype),
+        covariance=jax.tree.map(lambda leaf: jnp.repeat(leaf, k, axis=0), one.covariance),
+    )
+    starts = jax.vmap(lambda u: start._replace(means=u))(centers)
+    return Case(
+        name=data_set.name,
+        model="mixture",
+        loss_name="-log L",
+        problem=problem,
+        data=data,
+        starts=starts,
+        scale=1.0,
+        k=k,
+        best_known=float("inf"),
+        lower_bound=float("nan"),
+        unit=float(data.x.shape[0]),
+        reached=1e-3,
+        tolerance={"atol": 1e-6},
+        source=data_set.source,
+    )
+
+
+def kmeans_methods(options: Options) -> list[Method]:
     """The solvers compared, each with a grid of learning rates.
 
     With clusters of equal weight the Hessian of J per row is 2 / K, so K / 2 is Newton's step: rates of gradient
@@ -115,7 +119,7 @@ def methods(options: Options) -> list[Method]:
         return lambda case: [share * case.k / 2 for share in shares]
 
     return [
-        Method("Lloyd (EM)", lambda rate: solve.EM(), lambda case: [float("nan")], steps),
+        Method("Lloyd (EM)", lambda rate: solve.EM(), lambda case: NOTHING, steps),
         Method("gradient descent", partial(solve.Gradient, optimizer=optax.sgd), newton(0.25, 0.5, 1.0, 2.0), steps),
         Method(
             "Adam",
@@ -132,96 +136,27 @@ def methods(options: Options) -> list[Method]:
     ]
 
 
-def run_method(case: Case, method: Method, *, tuning_starts: int = 4) -> Result:
-    """Chooses the rate with the lowest median loss on a few starts, then times all restarts at that rate."""
+def mixture_methods(options: Options) -> list[Method]:
+    """EM, its accelerations and gradients, with about the same number of passes each."""
+    passes = 60 if options.smoke else 600
+    key = jax.random.key(options.seed + 1)
 
-    @jax.jit
-    def fits(rate: Array, starts: Any) -> Fit:
-        return solve.run_many(case.problem, method.make(rate), starts, case.data, max_steps=method.max_steps, rtol=1e-6)
+    def fixed(solver: Any) -> Callable[[Any], Any]:
+        return lambda rate: solver
 
-    rates = jnp.asarray(method.rates(case), case.data.x.dtype)
-    chosen = 0
-    if len(rates) > 1:
-        few = jax.tree.map(lambda leaf: leaf[:tuning_starts], case.starts)
-        losses = jax.jit(jax.vmap(fits, in_axes=(0, None)))(rates, few).loss
-        chosen = int(jnp.argmin(jnp.nan_to_num(jnp.median(losses, axis=1), nan=jnp.inf)))
-    compiled = fits.lower(rates[chosen], case.starts).compile()
-    start = time.perf_counter()
-    result = jax.block_until_ready(compiled(rates[chosen], case.starts))
-    return Result(case, method, float(rates[chosen]), result, time.perf_counter() - start)
+    def among(*rates: float) -> Callable[[Case], Sequence[float]]:
+        return lambda case: rates[-1:] if options.smoke else rates
 
-
-def table_row(result: Result, best_known: float) -> dict[str, Any]:
-    """One line of the table."""
-    case, fits = result.case, result.fits
-    loss, status = np.asarray(fits.loss, float), np.asarray(fits.status)
-    finite = loss[np.isfinite(loss)]
-    bound = case.lower_bound
-    return {
-        "model": case.model,
-        "data": case.name,
-        "solver": result.method.name,
-        "rate": result.rate,
-        "best": float(finite.min()),
-        "median": float(np.median(finite)),
-        "worst": float(finite.max()),
-        "reached best": float(np.mean(loss <= best_known * (1 + REACHED))),
-        "above bound": float(finite.min() / bound - 1) if bound > 0 else float("nan"),
-        "steps": float(np.median(fits.num_steps)),
-        "passes": float(np.median(fits.num_passes)),
-        "seconds": result.seconds,
-        "ended": ", ".join(f"{(status == s).sum()} {Status(s).name.lower()}" for s in np.unique(status)),
-    }
-
-
-def curves(result: Result, best_known: float) -> tuple[np.ndarray, np.ndarray]:
-    """Passes of shape (T,), and excess loss of shape (R, T): a restart that has ended keeps its last loss."""
-    trace = np.asarray(result.fits.trace, float).copy()
-    for lane, last in enumerate(np.asarray(result.fits.num_steps)):
-        trace[lane, last:] = result.fits.loss[lane]
-    longest = int(np.max(result.fits.num_steps))
-    per_step = float(np.max(result.fits.num_passes)) / max(longest, 1)
-    return per_step * np.arange(longest + 1), np.maximum(trace[:, : longest + 1] / best_known - 1, 0)
-
-
-def draw_curves(results: Sequence[Result], best_known: dict[str, float]) -> Figure:
-    """Excess J against passes: a panel for each case, restarts thin, their median thick."""
-    cases = list(dict.fromkeys(result.case.name for result in results))
-    names = list(dict.fromkeys(result.method.name for result in results))
-    floor = 1e-5
-    with plt.rc_context(report.STYLE):
-        figure, axes = plt.subplots(1, len(cases), figsize=(3.1 * len(cases) + 0.3, 3.6), sharey=True, squeeze=False)
-        for axis, case in zip(axes[0], cases, strict=True):
-            shown = [result for result in results if result.case.name == case]
-            for order, result in enumerate(shown):
-                colour = report.COLOURS[names.index(result.method.name)]
-                passes, excess = curves(result, best_known[case])
-                # The start is drawn at one pass: a logarithmic axis has no zero.
-                axis.plot(1 + passes, np.maximum(excess, floor).T, color=colour, alpha=0.13, linewidth=0.6)
-                median = np.maximum(np.median(excess, axis=0), floor)
-                axis.plot(1 + passes, median, color=colour, linewidth=2.2, zorder=5 + order, label=result.method.name)
-            first = shown[0].case
-            axis.set(xscale="log", yscale="log", ylim=(floor * 0.8, None), xlabel="1 + passes over the data")
-            axis.set_title(f"{case}: N = {first.data.x.shape[0]}, D = {first.data.x.shape[1]}, K = {first.k}")
-        loss = results[0].case.loss_name
-        axes[0][0].set_ylabel(f"{loss} / best known {loss} - 1")
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
-        figure.set_layout_engine("constrained")
-    return figure
-
-
-def way(case: Case, solver: Solver, start: Any, num_steps: int) -> Any:
-    """The parameters after 0, 1, ..., num_steps steps."""
-
-    def body(state: Any, _: None) -> tuple[Any, Any]:
-        return solver.step(case.problem, state, case.data)[0], solver.params(case.problem, state)
-
-    @jax.jit
-    def walk(start: Any) -> Any:
-        return jax.lax.scan(body, solver.init(case.problem, start, case.data), None, length=num_steps + 1)[1]
-
-    return walk(start)
+    return [
+        Method("EM", fixed(solve.EM()), lambda case: NOTHING, passes),
+        Method("over-relaxed EM", fixed(solve.OverRelaxed()), lambda case: NOTHING, passes),
+        Method("SQUAREM", fixed(solve.Squarem()), lambda case: NOTHING, passes // 3),
+        Method("Anderson", fixed(solve.Anderson()), lambda case: NOTHING, passes),
+        Method("L-BFGS", fixed(solve.LBFGS()), lambda case: NOTHING, passes // 9),
+        Method("Adam", partial(solve.Gradient, optimizer=optax.adam), among(0.01, 0.03, 0.1), passes // 3),
+        Method("gradient descent", partial(solve.Gradient, optimizer=optax.sgd), among(0.1, 0.3, 1.0), passes // 3),
+        Method("stepwise EM", lambda decay: solve.Stepwise(32, key, decay), among(0.6, 0.8, 1.0), passes // 6),
+    ]
 
 
 def draw_ways(results: Sequence[Result]) -> Figure:
@@ -256,44 +191,58 @@ def draw_ways(results: Sequence[Result]) -> Figure:
 def reading(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the table says, in sentences drawn from it."""
     lines = []
-    for name in dict.fromkeys(row["data"] for row in rows):
-        em, *others = [row for row in rows if row["data"] == name]
+    for model, name in dict.fromkeys((row["model"], row["data"]) for row in rows):
+        em, *others = [row for row in rows if (row["model"], row["data"]) == (model, name)]
         for other in others:
             lines.append(
-                f"- {name}: {other['solver']} took {other['passes'] / em['passes']:.1f} times the passes and "
-                f"{other['seconds'] / em['seconds']:.1f} times the wall time of {em['solver']}, "
-                f"ended at a median loss {100 * (other['median'] / em['median'] - 1):+.2f} % from its own, "
-                f"and reached the best from {100 * other['reached best']:.0f} % of the starts "
-                f"({100 * em['reached best']:.0f} %)."
+                f"- {model}, {name}: {other['solver']} took {other['passes'] / em['passes']:.2g} times the passes and "
+                f"{other['seconds'] / em['seconds']:.2g} times the wall time of {em['solver']}, "
+                f"reached the best from {100 * other['reached best']:.0f} % of the starts "
+                f"({100 * em['reached best']:.0f} %), ended worse than it from {other['below EM']} "
+                f"and failed from {other['failed']}."
             )
     return lines
 
 
 def write_report(options: Options, results: Sequence[Result], rows: Sequence[dict[str, Any]]) -> None:
     """Question, set-up, result and reading, as Markdown."""
-    cases = {result.case.name: result.case for result in results}
-    sources = [f"- {c.name}: {c.source}; N, D = {c.data.x.shape}, K = {c.k}" for c in cases.values()]
+    cases = {(result.case.model, result.case.name): result.case for result in results}
+    sources = [
+        f"- {model}, {c.name}: {c.source}; N, D = {c.data.x.shape}, K = {c.k}" for (model, _), c in cases.items()
+    ]
+    models = {
+        model: [row for row in rows if row["model"] == model] for model in dict.fromkeys(r["model"] for r in rows)
+    }
+    tables = "\n\n".join(report.markdown_table(list(part)) for part in models.values())
     text = f"""# {(__doc__ or "").splitlines()[0]}
 
 ## Set-up
 
-The same {options.restarts} starts (seeding: {options.init}, seed {options.seed}) for every solver, in float32
-on {jax.devices()[0].device_kind}, jax {jax.__version__}.
+The same starts (seeding: {options.init}, seed {options.seed}) for every solver, in float32 on
+{jax.devices()[0].device_kind}, jax {jax.__version__}. Mixtures have full covariances, and start with that of all rows
+for every component; nothing is added to a covariance, so that all solvers have the one objective, the log-likelihood.
 
 {chr(10).join(sources)}
 
-Lloyd stops at its fixed point; gradient solvers when the decrease still to gain is below 1e-6 of J; mini-batches after
-their last epoch. Learning rates are chosen on the first four starts from a grid of four, at no charge to the gradient
-solvers: Lloyd has none to choose. A pass is one evaluation of J over all rows; a gradient counts as three, an epoch of
-mini-batches as four (its gradients, and J itself). Seconds are those of all restarts together, compilation apart.
-"Reached best" is the share of starts that end within {REACHED:g} of the best J of any run, or of 128 restarts from
-k-means++. "Above bound" is the best J against the spectral lower bound, where that is above zero.
+Lloyd stops at its fixed point, EM and its accelerations on a change of the log-likelihood below 1e-6 a row, gradient
+solvers when the decrease still to gain is below that (1e-6 of J for K-means), mini-batches after their last epoch.
+Rates, and the decay of stepwise EM, are the best of a grid by the median loss of all starts, at no charge: EM has
+nothing to choose. A pass is one evaluation of the objective over all rows; a gradient counts as three, an epoch of
+mini-batch gradients as four and of stepwise EM as two, the exact loss at its start among them. Seconds are those of
+all restarts together, compilation apart. Losses are sums over rows: J, or minus the log-likelihood.
+
+"Reached best" is the share of starts that end within 1e-4 of the best J of any run (1e-3 a row of the best
+log-likelihood); "below EM" how many starts end worse than EM does from the same start, by more than that; "failed" how
+many end at a loss that is not finite. "Above bound" is the best J against the spectral lower bound, where that is
+above zero.
 
 ## Result
 
-{report.markdown_table(rows)}
+{tables}
 
 ![J against passes](em_vs_gradient.png)
+
+![Log-likelihood against passes and wall time](mixtures.png)
 
 ![The centers' way](way.png)
 
@@ -304,36 +253,59 @@ k-means++. "Above bound" is the best J against the spectral lower bound, where t
     report.write_text(options.output / "report.md", text)
 
 
+def cases_of(options: Options) -> list[tuple[Callable[[], Case], list[Method]]]:
+    """Every case, not yet made, and its methods."""
+    by_kmeans = [(partial(kmeans_case, DATA_SETS[name](), options), kmeans_methods(options)) for name in options.data]
+    by_mixture = [
+        (partial(mixture_case, mixture(name, options.seed), options), mixture_methods(options))
+        for name in options.mixtures
+    ]
+    return [*by_kmeans, *by_mixture]
+
+
 def main(options: Options) -> list[dict[str, Any]]:
     """Runs the experiment, and returns the rows of its table."""
-    console = Console(width=max(Console().width, 165))
+    console = Console(width=max(Console().width, 175))
     if options.smoke:
-        options = dataclasses.replace(options, restarts=min(options.restarts, 4), data=("iris", "wine"))
+        few = min(options.restarts, 4)
+        options = dataclasses.replace(options, restarts=few, data=("iris", "wine"), mixtures=("faithful", "c = 5"))
     results: list[Result] = []
-    best_known: dict[str, float] = {}
+    best_known: dict[tuple[str, str], float] = {}
+    bench = Bench()
 
     def rows() -> list[dict[str, Any]]:
-        return [table_row(result, best_known[result.case.name]) for result in results]
+        first = {(r.case.model, r.case.name): r for r in reversed(results)}
+        keys = [(r.case.model, r.case.name) for r in results]
+        return [table_row(r, best_known[key], first[key]) for r, key in zip(results, keys, strict=True)]
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starts", total=len(options.data) * len(methods(options)))
-        for name in options.data:
-            progress.update(task, description=f"{name}: best of many restarts")
-            case = kmeans_case(DATA_SETS[name](), options)
-            best_known[name] = case.best_known
-            for method in methods(options):
-                progress.update(task, description=f"{name}: {method.name}")
-                results.append(run_method(case, method))
-                best_known[name] = min(best_known[name], float(np.nanmin(results[-1].fits.loss)))
+        todo = cases_of(options)
+        task = progress.add_task("starts", total=sum(len(methods) for _, methods in todo))
+        for make, methods in todo:
+            case = make()
+            key = (case.model, case.name)
+            best_known[key] = case.best_known
+            for method in methods:
+                progress.update(task, description=f"{case.model}, {case.name}: {method.name}")
+                results.append(bench.run(case, method))
+                best_known[key] = min(best_known[key], float(np.nanmin(results[-1].fits.loss)))
                 # Written at each row: an interrupted run keeps what it has.
                 report.write_csv(options.output / "table.csv", rows())
                 progress.advance(task)
-    for name in options.data:
-        title = f"{name}: loss J, {options.restarts} restarts, seeding: {options.init}"
-        report.print_table(title, [row for row in rows() if row["data"] == name], console)
-    report.save_figure(draw_curves(results, best_known), options.output / "em_vs_gradient", dpi=110)
-    report.save_figure(draw_ways([r for r in results if r.case.name == options.data[0]]), options.output / "way")
+    for model, name in best_known:
+        shown = [row for row in rows() if (row["model"], row["data"]) == (model, name)]
+        report.print_table(f"{model}, {name}: {options.init} starts", shown, console)
+    for model, path, ylabel, floor, wall in (
+        ("K-means", "em_vs_gradient", "J / best known J - 1", 1e-5, False),
+        ("mixture", "mixtures", "nats a row below the best log-likelihood", 1e-5, True),
+    ):
+        own = [result for result in results if result.case.model == model]
+        best = {name: value for (kind, name), value in best_known.items() if kind == model}
+        figure = draw_curves(own, best, ylabel=ylabel, floor=floor, wall=wall)
+        report.save_figure(figure, options.output / path, dpi=110)
+    ways = [r for r in results if r.case.model == "K-means" and r.case.name == options.data[0]]
+    report.save_figure(draw_ways(ways), options.output / "way")
     plt.close("all")
     write_report(options, results, rows())
     console.print(f"Figures, table.csv and report.md are in {options.output}/")

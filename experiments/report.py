@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -65,9 +65,14 @@ def formatted(value: Any) -> str:
     return str(value)
 
 
+def told(rows: Sequence[Row]) -> list[str]:
+    """The columns that say something: not NaN in every row."""
+    return [name for name in rows[0] if any(row[name] == row[name] for row in rows)]
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
-    header = list(rows[0])
+    header = told(rows)
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(formatted(row[name]) for name in header) + " |" for row in rows]
     return "\n".join(lines)
@@ -76,8 +81,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
 def print_table(title: str, rows: Sequence[Row], console: Console) -> None:
     """Rows as a table on the terminal."""
     table = Table(title=title, title_justify="left")
-    for name in rows[0]:
+    header = told(rows)
+    for name in header:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(formatted(value) for value in row.values()))
+        table.add_row(*(formatted(row[name]) for name in header))
     console.print(table)

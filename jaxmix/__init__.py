@@ -1,6 +1,6 @@
 """K-means and Gaussian mixtures in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
 
-from jaxmix import datasets, gmm, kmeans, linalg, metrics, rows, seeding, solve, types
+from jaxmix import datasets, gmm, kmeans, linalg, metrics, rows, seeding, solve, sweep, types
 from jaxmix.door import as_data
 from jaxmix.types import Data, Fit, FitError, Problem, Solver, Status
 
@@ -22,5 +22,6 @@ __all__ = [
     "rows",
     "seeding",
     "solve",
+    "sweep",
     "types",
 ]

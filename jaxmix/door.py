@@ -110,8 +110,18 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
     weights = as_floating(weights, "weights").astype(x.dtype)
     if weights.shape != x.shape[:1]:
         raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")
+    return Data(_silenced(x, weights), weights, jnp.zeros(x.shape[1], x.dtype))
+
+
+@jax.jit
+def _silenced(x: Array, weights: Array) -> Array:
     # 0 * NaN is NaN: a row that is not there must not be heard.
-    return Data(jnp.where((weights == 0)[:, None], 0, x), weights, jnp.zeros(x.shape[1], x.dtype))
+    return jnp.where((weights == 0)[:, None], 0, x)
+
+
+@jax.jit
+def _num_present(weights: Array) -> Array:
+    return (weights > 0).sum()
 
 
 @jax.jit
@@ -159,7 +169,7 @@ def check_count(k: int, data: Data, name: str = "k") -> None:
     num_rows = data.x.shape[0]
     if is_concrete(data.weights):
         with jax.ensure_compile_time_eval():
-            num_rows = int((data.weights > 0).sum())
+            num_rows = int(_num_present(data.weights))
     if not 1 <= k <= num_rows:
         raise ValueError(
             f"`{name}` must be between 1 and the number of rows with positive weight, {num_rows}, got {k}."
@@ -191,8 +201,8 @@ def check_int(value: Any, name: str, *, least: int) -> int:
     return int(value)
 
 
-def check_nonnegative(value: ArrayLike, name: str) -> None:
-    """Refuses what is not one number, and a concrete one that is negative, infinite or NaN.
+def check_nonnegative(value: ArrayLike, name: str) -> Array:
+    """One number as a floating array; refuses a concrete one that is negative, infinite or NaN.
 
     Raises:
       ValueError: naming the argument.
@@ -202,6 +212,8 @@ def check_nonnegative(value: ArrayLike, name: str) -> None:
         raise ValueError(f"`{name}` must be one number, got shape {shape}. To sweep it, use jax.vmap.")
     if is_concrete(value) and not 0 <= float(np.asarray(value)) < math.inf:
         raise ValueError(f"`{name}` must be finite and non-negative, got {value}.")
+    # One dtype, whether 0 or 0.0 was written: each other one would compile anew.
+    return jnp.asarray(value, jnp.result_type(float))
 
 
 def check_key(key: Array) -> None:

@@ -76,12 +76,12 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
     if trials < 1:
         raise ValueError(f"`trials` must be at least 1, got {trials}.")
 
-    def candidates(key: Array, closest: Array) -> Array:
+    def candidates(points: Array, closest: Array) -> Array:
         # Scaled so that neither tiny weights nor tiny distances underflow.
         mass = data.weights * linalg.safe_divide(closest, jnp.max(closest))
-        return _draw(key, jnp.where(jnp.any(mass > 0), mass, data.weights), trials)
+        return _draw(points, jnp.where(jnp.any(mass > 0), mass, data.weights))
 
-    return _one_by_one(key, data, k, candidates)
+    return _one_by_one(key, data, k, trials, candidates)
 
 
 def maximin(key: Array, data: Data, k: int) -> Array:
@@ -111,7 +111,7 @@ def maximin(key: Array, data: Data, k: int) -> Array:
     def candidates(_: Array, closest: Array) -> Array:
         return jnp.argmax(jnp.where(data.weights > 0, closest, -1))[None]
 
-    return _one_by_one(key, data, k, candidates)
+    return _one_by_one(key, data, k, 1, candidates)
 
 
 def starts(
@@ -151,30 +151,20 @@ def starts(
       >>> seeding.starts(jax.random.key(0), data, 2, restarts=4).shape
       (4, 2, 1)
     """
+    active = None if num_active is None else door.as_count(num_active, "num_active", most=k)
     if callable(init):
         door.check_key(key)
-        restarts = door.check_int(restarts, "restarts", least=1)
-        return _active(_seed_many(key, data, k, init, restarts), num_active)
-    centers = door.as_floating(init, "init").astype(data.x.dtype)
-    shape = (k, data.x.shape[1])
-    if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:
-        raise ValueError(
-            f"`init` must be a function (key, data, k) -> centers, or have shape {shape} or (R, {k}, {shape[1]}), "
-            f"got shape {centers.shape}."
-        )
-    return _active(centers if centers.ndim == 3 else centers[None], num_active)
-
-
-def _active(centers: Array, num_active: ArrayLike | None) -> Array:
-    """Centers of shape (R, K, D), all but the first `num_active` of each start at infinity."""
-    if num_active is None:
-        return centers
-    k = centers.shape[1]
-    num_active = door.as_count(num_active, "num_active", most=k)
-    on = jnp.arange(k) < num_active
-    # A number out of range that the door cannot see makes NaN, and a status.
-    known = (num_active >= 1) & (num_active <= k)
-    return jnp.where(known, jnp.where(on[None, :, None], centers, jnp.inf), jnp.nan)
+        centers = _seed_many(key, data, k, init, door.check_int(restarts, "restarts", least=1))
+    else:
+        centers = door.as_floating(init, "init").astype(data.x.dtype)
+        shape = (k, data.x.shape[1])
+        if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:
+            raise ValueError(
+                f"`init` must be a function (key, data, k) -> centers, or have shape {shape} or "
+                f"(R, {k}, {shape[1]}), got shape {centers.shape}."
+            )
+        centers = centers if centers.ndim == 3 else centers[None]
+    return centers if active is None else _switch_off(centers, active)
 
 
 @partial(jax.jit, static_argnames=("k", "init", "restarts"))
@@ -186,9 +176,20 @@ def _seed_many(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> 
     return centers.astype(data.x.dtype)
 
 
-def _one_by_one(key: Array, data: Data, k: int, candidates: Callable[[Array, Array], Array]) -> Array:
+@jax.jit
+def _switch_off(centers: Array, num_active: Array) -> Array:
+    k = centers.shape[1]
+    on = jnp.arange(k) < num_active
+    # A number out of range that the door cannot see makes NaN, and a status.
+    known = (num_active >= 1) & (num_active <= k)
+    return jnp.where(known, jnp.where(on[None, :, None], centers, jnp.inf), jnp.nan)
+
+
+def _one_by_one(key: Array, data: Data, k: int, trials: int, candidates: Callable[[Array, Array], Array]) -> Array:
     """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
     x, weights, _ = data
+    # All random numbers at once: the generator is most of what there is to compile. Row i does not depend on K.
+    points = jax.random.uniform(key, (k, trials), x.dtype)
     present = weights > 0
 
     def nearer(rows: Array, closest: Array) -> Array:
@@ -197,21 +198,21 @@ def _one_by_one(key: Array, data: Data, k: int, candidates: Callable[[Array, Arr
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         chosen, closest = carry
-        rows = candidates(jax.random.fold_in(key, index), closest)
+        rows = candidates(points[index], closest)
         trial = nearer(rows, closest)
         winner = jnp.argmin(jnp.sum(trial * weights[None], axis=1))
         return chosen.at[index].set(rows[winner]), trial[winner]
 
-    first = _draw(jax.random.fold_in(key, 0), weights, 1)
+    first = _draw(points[0, :1], weights)
     chosen = jnp.zeros(k, first.dtype).at[0].set(first[0])
     closest = nearer(first, jnp.full(x.shape[0], jnp.inf, x.dtype))[0]
     return x[jax.lax.fori_loop(1, k, body, (chosen, closest))[0]]
 
 
-def _draw(key: Array, mass: Array, num: int) -> Array:
-    """Rows drawn with replacement in proportion to `mass`, by inverting its cumulative sum."""
+def _draw(points: Array, mass: Array) -> Array:
+    """Rows in proportion to `mass`, by inverting its cumulative sum at uniform points of [0, 1)."""
     cumulative = jnp.cumsum(mass / jnp.max(mass))
-    points = jax.random.uniform(key, (num,), mass.dtype) * cumulative[-1]
-    rows = jnp.searchsorted(cumulative, points, side="right").clip(0, mass.shape[0] - 1)
+    rows = jnp.searchsorted(cumulative, points * cumulative[-1], side="right", method="compare_all")
     # A parallel cumulative sum need not be monotone to the last bit: a row without mass is never taken.
+    rows = rows.clip(0, mass.shape[0] - 1)
     return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass))

@@ -210,7 +210,7 @@ def mixtures(
 
     One compiled program for each family: the largest K with components switched off for the smaller ones.
 
-    $$\log p(x_n) = \log \sum_{k \le j} \pi_k N(x_n \mid m_k, C_k), \qquad j \in \mathrm{ks}$$
+    $$\max_\theta \sum_n w_n \log \sum_{k \le j} \pi_k N(x_n \mid m_k, C_k), \qquad j \in \mathrm{ks}$$
 
     Args:
       key: a PRNG key; the i-th restart has the same one at every point.

@@ -46,9 +46,13 @@ def test_every_public_name_is_on_the_api_page():
     import jaxmix
 
     page = (ROOT / "docs" / "api.md").read_text()
-    for face in ("", "kmeans.", "gmm.", "metrics.", "seeding.", "solve."):
+    for face in ("", "kmeans.", "gmm.", "metrics.", "seeding.", "solve.", "sweep."):
         module = getattr(jaxmix, face.rstrip(".")) if face else jaxmix
-        for name in getattr(module, "__all__", [n for n in vars(module) if n in ("starts", "maximin", "random_rows")]):
+        for name in getattr(
+            module,
+            "__all__",
+            [n for n in vars(module) if n in ("starts", "maximin", "random_rows", "Sweep", "grid", "mixtures")],
+        ):
             value = getattr(module, name)
             if callable(value) and name != "Status":
                 owner = f"jaxmix.{face}{name}"

@@ -29,6 +29,7 @@ RANKS = {
     "kmeans": 4,
     "gmm": 5,
     "metrics": 6,
+    "sweep": 7,
 }
 
 

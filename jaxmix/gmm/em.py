@@ -188,15 +188,16 @@ def m_step(
       >>> fitted.means.item(), fitted.covariances.item()
       (2.0, 1.0)
     """
-    moments, degrees = stats.moments, stats.moments.counts
-    counts = moments.counts
+    moments = stats.moments
+    counts = degrees = moments.counts
+    shift = moments.shift
     if prior is not None:
         counts = priors.pseudo_counts(prior, counts, params)
-        moments, degrees = priors.observe(prior, moments, params)
+        shift, moments, degrees = priors.observe(prior, moments, params)
     log_weights = jnp.where(counts == 0, -jnp.inf, jnp.log(jnp.where(counts == 0, 1, counts)))
     return GMM(
         log_weights=log_weights - jnp.log(jnp.sum(counts)),
-        means=params.means + moments.shift,
+        means=params.means + shift,
         covariance=params.covariance.maximize(moments, degrees, regularization),
     )
 

@@ -1,5 +1,7 @@
 """Gaussian mixtures from rows to fits: seed, refine by K-means, run, choose."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -10,7 +12,7 @@ from jaxmix.gmm.covariance import Covariance, Full
 from jaxmix.gmm.em import GaussianMixture
 from jaxmix.gmm.model import GMM
 from jaxmix.solve.em import EM
-from jaxmix.solve.run import best, run_many
+from jaxmix.solve.run import best, check, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver
 
 
@@ -46,10 +48,9 @@ def fit_all(
       >>> fits.params.means.shape, fits.loss.shape
       ((4, 2, 2), (4,))
     """
-    data = door.as_data(x, weights)
+    data, rtol, atol = check(problem, solver, door.as_data(x, weights), max_steps, rtol, atol)
     door.check_count(k, data)
-    if isinstance(problem, GaussianMixture) and problem.prior is not None:
-        prior.check(problem.prior)
+    prior.check(problem)
     refine = door.check_int(refine, "refine", least=0)
     if isinstance(init, GMM):
         starts = _given(init, data, k, num_active)
@@ -57,8 +58,13 @@ def fit_all(
         centers = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
         if callable(init) and refine:
             centers = run_many(kmeans.KMeans(), EM(), centers, data, max_steps=refine).params
-        starts = jax.vmap(lambda u: start.from_centers(u, data, family=family, problem=problem))(centers)
+        starts = _from_centers(centers, data, problem, family=family, kinds=door.kinds(problem))
     return run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
+
+
+@partial(jax.jit, static_argnames=("family", "kinds"))
+def _from_centers(centers: Array, data: Data, problem: Problem, *, family: type[Covariance], kinds: tuple) -> GMM:
+    return jax.vmap(lambda u: start.from_centers(u, data, family=family, problem=problem))(centers)
 
 
 def fit(
@@ -104,11 +110,13 @@ def fit(
       atol: absolute tolerance on the loss per unit of weight, in nats.
 
     Returns:
-      A `Fit` whose `params` are a `GMM` and whose `loss` is minus the log-likelihood. A component that loses all
-      its rows is switched off; one that collapses ends its restart as `NONFINITE`, and another wins.
+      A `Fit` whose `params` are a `GMM` and whose `loss` is minus the log-likelihood, and minus the log prior where
+      the problem has one. A component that loses all its rows is switched off, or goes to the mode of the prior; one
+      that collapses ends its restart as `NONFINITE`, and another wins.
 
     Raises:
-      ValueError: naming the argument, for rows, weights, `k`, `init`, a key or tolerances that cannot be meant.
+      ValueError: naming the argument, for rows, weights, `k`, `init`, a prior, a key or tolerances that cannot be
+        meant.
 
     References:
       Dempster, Laird and Rubin (1977), section 4.3; Bishop (2006), section 9.2.2.

@@ -1,10 +1,12 @@
 """Conjugate priors on the parameters of a Gaussian mixture: MAP instead of maximum likelihood."""
 
 import dataclasses
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import door, linalg
@@ -28,9 +30,13 @@ class NormalInverseWishart:
     Scale $\Lambda$ adds to a component's scatter, and $\nu$ to its count: no covariance can become singular where
     $\Lambda$ is positive definite.
 
-    All fields are traced: vmap over the strength of a prior. Values that make no prior (a negative shrinkage, a
-    concentration below 1, for which the M-step has no maximum) are refused by `gmm.fit`, and under `jit` end in
-    `Status.NONFINITE`.
+    A component that loses its rows goes to the mode of the prior and stays on, with a weight too small to change the
+    loss, and rows may come back to it. One that is switched off (log weight -inf) stays off and as it is, and has no
+    prior: the fit is that of the others.
+
+    All fields are traced: vmap over the strength of a prior. Values that make no prior (a negative shrinkage, a scale
+    that is not positive semi-definite, a concentration below 1, for which the M-step has no maximum) are refused by
+    `gmm.fit`; what it cannot look at ends in `Status.NONFINITE`.
 
     Attributes:
       mean: array of shape (D,), $\mu$.
@@ -69,7 +75,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
     $K^{-2/D} \tfrac{\operatorname{tr} S}{D}$.
 
     Args:
-      data: `Data`, or an array of shape (N, D), at least two rows of positive weight.
+      data: `Data`, or an array of shape (N, D). Weights count rows, and their sum must exceed 1.
       k: the number of components.
       family: the covariance family that the prior is for.
 
@@ -78,7 +84,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
       singular and so is a full $\Lambda$: choose another family, or a `regularization` besides.
 
     Raises:
-      ValueError: for bad data, or a `k` below 1.
+      ValueError: for bad data, weights that sum to 1 or less, or a `k` below 1.
 
     References:
       Fraley and Raftery (2007), section 3.2.
@@ -94,9 +100,16 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
     data = door.as_data(data)
     k = door.check_int(k, "k", least=1)
     num_features = data.x.shape[1]
+    freedom = jnp.sum(data.weights) - 1
+    least = math.sqrt(jnp.finfo(freedom.dtype).eps)  # shares that sum to 1 do so to rounding
+    if door.is_concrete(freedom) and freedom <= least:
+        raise ValueError(
+            f"The weights of `data` must sum to more than 1, got {freedom + 1}: a sample covariance divides by their "
+            "sum less 1. Give them as counts of rows, or the prior by hand."
+        )
     centred = data.x - data.origin[None]
     scatter = linalg.dot((data.weights[:, None] * centred).T, centred)
-    covariance = scatter / (jnp.sum(data.weights) - 1) / k ** (2 / num_features)
+    covariance = scatter / jnp.where(freedom > least, freedom, jnp.nan) / k ** (2 / num_features)
     # How many numbers the prior of one covariance has tells which form of Lambda the family takes.
     identity = jnp.eye(num_features, dtype=covariance.dtype)
     variance = jnp.trace(covariance) / num_features
@@ -110,40 +123,45 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
     return NormalInverseWishart(data.origin, 0.01, num_features + 2.0, scale)
 
 
-def observe(prior: NormalInverseWishart, moments: Moments, params: GMM) -> tuple[Moments, Array]:
-    """The moments with the prior's pseudo-rows, and what the second ones are divided by, of shape (K,).
+def observe(prior: NormalInverseWishart, moments: Moments, params: GMM) -> tuple[Array, Moments, Array]:
+    """The rows' moments with the prior's pseudo-rows, by a family's own `second_moments`, in its own form.
 
-    The scale is the scatter of D rows about zero, and the prior on a mean is `shrinkage` rows at `mean`: so a family's
-    own `second_moments` takes the prior in, in its own form.
+    The scale is the scatter of D rows about zero. The prior of a mean is `shrinkage` rows at `mean`, which lie about a
+    component's own rows with the weight of both, harmonically: no difference of large squares is ever taken.
+
+    Args:
+      prior: the prior.
+      moments: sums about the means of `params`.
+      params: the mixture of the E-step.
+
+    Returns:
+      How far each mean moves, of shape (K, D); the moments to maximise; and what the second ones are divided by, (K,).
     """
-    values = _values(prior, params)
-    on, share, rows = is_on(params), _share(params), _pseudo_rows(values.scale)
-    shrinkage = jnp.where(on, values.shrinkage, 0)
-    covariance = params.covariance
-    by_scale = covariance.second_moments(
-        jnp.broadcast_to(jnp.where(on, share, 0)[None], (rows.shape[0], on.shape[0])),
+    values, on = _values(prior, params), is_on(params)
+    counts, shrinkage = moments.counts, jnp.where(on, values.shrinkage, 0)
+    both = counts + shrinkage
+    to_mean = values.mean[None] - params.means
+    shift = linalg.safe_divide(moments.first + shrinkage[:, None] * to_mean, both[:, None])
+    by_scale = jnp.broadcast_to(jnp.where(on, _share(params), 0)[None], (values.rows.shape[0], on.shape[0]))
+    by_mean = jnp.diag(linalg.safe_divide(shrinkage, both) * counts)
+    pseudo = params.covariance.second_moments(
+        jnp.concatenate([by_scale, by_mean]),
         jnp.zeros_like(params.means),
-        rows,
+        jnp.concatenate([values.rows, to_mean - moments.shift]),
     )
-    by_mean = covariance.second_moments(shrinkage[None], params.means, values.mean[None])
-    pseudo = Moments(
-        counts=shrinkage,
-        first=shrinkage[:, None] * (values.mean[None] - params.means),
-        second=jax.tree.map(jnp.add, by_scale, by_mean),
-    )
-    degrees = jnp.where(on, moments.counts + _degrees(values, params), 0)
-    return jax.tree.map(jnp.add, moments, pseudo), degrees
+    degrees = jnp.where(on, counts + _degrees(values, params), 0)
+    return shift, moments._replace(second=jax.tree.map(jnp.add, moments.second, pseudo)), degrees
 
 
 def pseudo_counts(prior: NormalInverseWishart, counts: Array, params: GMM) -> Array:
     """What the weights are proportional to, of shape (K,); positive where a component is on."""
-    values = _values(prior, params)
-    known = (values.concentration >= 1) & (values.shrinkage >= 0) & (values.degrees >= 0)
+    concentration = _values(prior, params).concentration
     # A component that has lost its rows keeps a weight that changes nothing: the penalty cannot jump.
-    floored = jnp.maximum(counts + values.concentration - 1, jnp.finfo(counts.dtype).tiny)
-    return jnp.where(known, jnp.where(is_on(params), floored, 0), jnp.nan)
+    floored = jnp.maximum(counts + concentration - 1, jnp.finfo(counts.dtype).tiny)
+    return jnp.where(is_on(params), floored, 0)
 
 
+@jax.jit
 def penalty(prior: NormalInverseWishart, params: GMM) -> Array:
     r"""Minus the log density of the prior at the parameters, up to a constant that depends on the prior alone.
 
@@ -164,12 +182,12 @@ def penalty(prior: NormalInverseWishart, params: GMM) -> Array:
     """
     values = _values(prior, params)
     on, num_features = is_on(params), params.means.shape[1]
-    covariance, rows = params.covariance, _pseudo_rows(values.scale)
+    covariance = params.covariance
     # Determinants and Mahalanobis distances by the family's own density about zero.
     origin = jnp.zeros_like(params.means)
     at_zero = covariance.log_density(origin, jnp.zeros_like(params.means[:1]))[0]
     half_log_determinants = -at_zero - 0.5 * num_features * LOG_TWO_PI
-    half_traces = jnp.sum(at_zero[None] - covariance.log_density(origin, rows), axis=0)
+    half_traces = jnp.sum(at_zero[None] - covariance.log_density(origin, values.rows), axis=0)
     half_squares = at_zero - covariance.log_density(values.mean[None] - params.means, jnp.zeros_like(origin[:1]))[0]
     each = (
         _degrees(values, params) * half_log_determinants
@@ -180,22 +198,51 @@ def penalty(prior: NormalInverseWishart, params: GMM) -> Array:
     return jnp.sum(jnp.where(on, each, 0)) - by_weights
 
 
-def check(prior: NormalInverseWishart) -> None:
-    """Raises ValueError for concrete values that make no prior."""
-    least = {"shrinkage": 0.0, "degrees": 0.0, "concentration": 1.0}
-    for name, bound in least.items():
-        value = getattr(prior, name)
-        if door.is_concrete(jnp.asarray(value)) and not jnp.all(jnp.asarray(value) >= bound):
-            raise ValueError(f"`prior.{name}` must be at least {bound:g}, got {value}.")
+def check(problem: Any) -> None:
+    """Refuses concrete values that make no prior, in a problem or in one that wraps it.
+
+    Raises:
+      ValueError: naming the field.
+    """
+    for node in jax.tree.leaves(problem, is_leaf=_is_prior):
+        if _is_prior(node):
+            _check(node)
+
+
+def _is_prior(node: Any) -> bool:
+    return isinstance(node, NormalInverseWishart)
+
+
+def _check(prior: NormalInverseWishart) -> None:
+    for name in ("shrinkage", "degrees", "concentration"):
+        door.check_nonnegative(getattr(prior, name), f"prior.{name}")
+    if door.is_concrete(prior.concentration) and float(np.asarray(prior.concentration)) < 1:
+        raise ValueError(
+            f"`prior.concentration` must be at least 1, got {prior.concentration}: below 1 the posterior is unbounded "
+            "where a weight is zero. Use 1 for a flat prior on the weights."
+        )
+    if door.is_concrete(prior.mean, prior.scale):
+        # Under jit even operations on concrete arrays are staged, unless evaluated here.
+        with jax.ensure_compile_time_eval():
+            mean, scale = door.as_floating(prior.mean, "prior.mean"), door.as_floating(prior.scale, "prior.scale")
+            if scale.ndim != 2 or scale.shape[0] != scale.shape[1]:
+                raise ValueError(f"`prior.scale` must have shape (D, D), got {scale.shape}.")
+            if not bool(jnp.isfinite(mean).all()):
+                raise ValueError("`prior.mean` must be finite.")
+            if not bool(jnp.isfinite(_pseudo_rows(scale)).all()):
+                raise ValueError(
+                    "`prior.scale` must be finite, symmetric and positive semi-definite, as a sum of squares and "
+                    "products is."
+                )
 
 
 class _Values(NamedTuple):
-    """A prior's fields, in the dtype of the parameters."""
+    """A prior's fields in the dtype of the parameters, NaN where they make no prior; the scale as rows."""
 
     mean: Array
     shrinkage: Array
     degrees: Array
-    scale: Array
+    rows: Array
     concentration: Array
 
 
@@ -207,14 +254,16 @@ def is_on(params: GMM) -> Array:
 def _values(prior: NormalInverseWishart, params: GMM) -> _Values:
     num_features, dtype = params.means.shape[1], params.means.dtype
     fields = (prior.mean, prior.shrinkage, prior.degrees, prior.scale, prior.concentration)
-    values = _Values(*(jnp.asarray(value, dtype) for value in fields))
-    shapes = (values.mean.shape, values.scale.shape)
-    if shapes != ((num_features,), (num_features, num_features)):
+    mean, shrinkage, degrees, scale, concentration = (jnp.asarray(value, dtype) for value in fields)
+    shapes = [mean.shape, shrinkage.shape, degrees.shape, scale.shape, concentration.shape]
+    if shapes != [(num_features,), (), (), (num_features, num_features), ()]:
         raise ValueError(
-            f"A prior for D = {num_features} features needs `mean` of shape ({num_features},) and `scale` of shape "
-            f"({num_features}, {num_features}), got {shapes[0]} and {shapes[1]}."
+            f"A prior for D = {num_features} features needs `mean` of shape ({num_features},), `scale` of shape "
+            f"({num_features}, {num_features}), and single numbers, got shapes {shapes} of mean, shrinkage, degrees, "
+            "scale and concentration. To sweep one, use jax.vmap."
         )
-    return values
+    known = (concentration >= 1) & (shrinkage >= 0) & (degrees >= 0)
+    return _Values(mean, shrinkage, degrees, _pseudo_rows(scale), jnp.where(known, concentration, jnp.nan))
 
 
 def _share(params: GMM) -> Array:
@@ -228,6 +277,18 @@ def _degrees(values: _Values, params: GMM) -> Array:
 
 
 def _pseudo_rows(scale: Array) -> Array:
-    """D rows whose scatter about zero is the scale, which may be singular."""
-    eigenvalues, vectors = jnp.linalg.eigh((scale + scale.T) / 2)
-    return jnp.sqrt(jnp.maximum(eigenvalues, 0))[:, None] * vectors.T
+    """D rows whose scatter about zero is the scale; NaN where it is not symmetric and positive semi-definite."""
+    # In units of each feature, so that small ones are not lost beside large ones.
+    squares = jnp.abs(jnp.diagonal(scale))
+    widths = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    unit = scale / (widths[:, None] * widths[None])
+    definite = jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(unit))).all()
+    factor = jnp.linalg.cholesky(jnp.where(definite, unit, jnp.eye(len(widths), dtype=unit.dtype)))
+    # A singular scale has no such factor. Derivatives of eigenvectors need eigenvalues that differ, so what is not
+    # singular never passes here.
+    distinct = jnp.diag(jnp.arange(1, len(widths) + 1, dtype=unit.dtype))
+    eigenvalues, vectors = jnp.linalg.eigh(jnp.where(definite, distinct, unit))
+    root = jnp.sqrt(jnp.maximum(eigenvalues, 0))[:, None] * vectors.T
+    rounding = math.sqrt(jnp.finfo(unit.dtype).eps)
+    known = (eigenvalues >= -rounding).all() & (jnp.abs(unit - unit.T) <= rounding).all()
+    return jnp.where(known, jnp.where(definite, factor.T, root) * widths[None], jnp.nan)

@@ -1,5 +1,7 @@
 """From centers, labels or responsibilities to a mixture."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -49,13 +51,17 @@ def from_responsibilities(
     """
     data = door.as_data(data)
     resp = door.as_floating(resp, "resp").astype(data.x.dtype)
-    return _maximise(resp, data, jnp.zeros(resp.shape[-1:], data.x.dtype), family, problem)
-
-
-def _maximise(resp: Array, data: Data, log_weights: Array, family: type[Covariance], problem: Problem) -> GMM:
-    """The M-step of rows that no mixture has seen; log weights of -inf stay so."""
     if resp.ndim != 2 or resp.shape[0] != data.x.shape[0]:
         raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {resp.shape}.")
+    log_weights = jnp.zeros(resp.shape[1], data.x.dtype)
+    return _maximise(resp, data, log_weights, problem, family=family, kinds=door.kinds(problem))
+
+
+@partial(jax.jit, static_argnames=("family", "kinds"))
+def _maximise(
+    resp: Array, data: Data, log_weights: Array, problem: Problem, *, family: type[Covariance], kinds: tuple
+) -> GMM:
+    """The M-step of rows that no mixture has seen; log weights of -inf stay so."""
     weighted = data.weights[:, None] * resp
     counts = jnp.sum(weighted, axis=0)
     sums = linalg.dot(weighted.T, data.x - data.origin[None])
@@ -143,10 +149,16 @@ def from_centers(
     """
     data = door.as_data(data)
     centers = door.as_centers(centers, data)
+    resp, log_weights = _nearest(centers, data)
+    return _maximise(resp, data, log_weights, problem, family=family, kinds=door.kinds(problem))
+
+
+@jax.jit
+def _nearest(centers: Array, data: Data) -> tuple[Array, Array]:
     nearest: Array = jnp.argmin(linalg.squared_distances(data.x, centers), axis=1)
-    # A center of NaN is nearest to nothing, whatever argmin says; one at infinity is switched off.
+    # A center of NaN is nearest to nothing, whatever argmin says.
     known = jnp.where(jnp.any(jnp.isnan(centers)), jnp.nan, jnp.ones((), data.x.dtype))
     resp = known * jax.nn.one_hot(nearest, centers.shape[0], dtype=data.x.dtype)
     # With a prior, too, what is at infinity stays off.
     log_weights = jnp.where(jnp.all(jnp.isfinite(centers), axis=1), jnp.zeros((), data.x.dtype), -jnp.inf)
-    return _maximise(resp, data, log_weights, family, problem)
+    return resp, log_weights

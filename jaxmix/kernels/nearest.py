@@ -32,6 +32,9 @@ FEW_PRODUCTS = 64
 MARGIN = 1024
 """Squared gaps between centers, in units of rounding, above which the expansion labels as direct differences do."""
 
+CORRECTED_ROWS = 1024
+"""Rows labelled by direct differences at a time, where the expansion cannot be trusted."""
+
 CHUNK_BYTES = {"cpu": 6_000_000, "default": 256_000_000}
 """Room for a chunk: what stays in a CPU's cache; elsewhere, what keeps an accelerator busy."""
 
@@ -226,13 +229,26 @@ def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Arr
         else:
             found = jnp.argmin(linalg.dot(shifted, -2 * about.T) + squares[None], axis=1).astype(jnp.int32)
 
-        # A loop of at most one turn: a branch takes both its sides under `vmap`.
-        def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            return plain(centers, x), jnp.array(True)
-
-        return jax.lax.while_loop(lambda carry: ~carry[1], again, (found, apart))[0]
+        return _corrected(found, apart, centers, x)
 
     return find
+
+
+def _corrected(found: Array, right: Array, centers: Array, x: Array) -> Array:
+    """The labels as they are where they are right, else those of direct differences, some rows at a time."""
+    num_rows = x.shape[0]
+    size = min(num_rows, CORRECTED_ROWS)
+    num_parts = -(-num_rows // size)
+
+    # A loop, not a branch, which takes both its sides under `vmap`; in parts, or XLA would take the one out of the loop.
+    def correct(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        labels, index = carry
+        start = jnp.minimum(index * size, num_rows - size)
+        part = plain(centers, jax.lax.dynamic_slice_in_dim(x, start, size))
+        return jax.lax.dynamic_update_slice_in_dim(labels, part, start, axis=0), index + 1
+
+    first = jnp.where(right, num_parts, 0)
+    return jax.lax.while_loop(lambda carry: carry[1] < num_parts, correct, (found, first))[0]
 
 
 def _are_apart(about: Array, squares: Array, is_on: Array) -> Array:

@@ -1,5 +1,7 @@
 """K-means from rows to fits: seed, run, choose."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -8,7 +10,7 @@ from jaxmix import door, seeding
 from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
-from jaxmix.solve.run import best, run_many
+from jaxmix.solve.run import best, check, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
 
@@ -41,15 +43,13 @@ def fit_all(
       >>> fits.params.shape, fits.loss.shape
       ((4, 2, 1), (4,))
     """
-    data = door.as_data(x, weights)
+    data, rtol, atol = check(problem, solver, door.as_data(x, weights), max_steps, rtol, atol)
     door.check_count(k, data)
     starts = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
     fits = run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
     if not isinstance(problem, KMeans) or problem.empty == "keep":
         return fits
-    # An exact fixed point of Lloyd has no empty cluster that could be filled: then this costs nothing.
-    exact = isinstance(solver, EM) & jnp.all(fits.status == Status.CONVERGED) & (rtol == 0) & (atol == 0)
-    return jax.lax.cond(exact, lambda fits, _: fits, _without_empty, fits, data)
+    return _filled(fits, data, rtol, atol, lloyd=isinstance(solver, EM))
 
 
 def fit(
@@ -159,6 +159,13 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
     data = door.as_data(x, weights)
     door.check_count(k, data)
     return _lower_bound(data, k)
+
+
+@partial(jax.jit, static_argnames="lloyd")
+def _filled(fits: Fit, data: Data, rtol: Array, atol: Array, *, lloyd: bool) -> Fit:
+    # An exact fixed point of Lloyd has no empty cluster that could be filled: then this costs nothing.
+    exact = lloyd & jnp.all(fits.status == Status.CONVERGED) & (rtol == 0) & (atol == 0)
+    return jax.lax.cond(exact, lambda fits, _: fits, _without_empty, fits, data)
 
 
 def _without_empty(fits: Fit, data: Data) -> Fit:

@@ -119,7 +119,8 @@ class AndersonState(NamedTuple):
       num_taken: Array of shape (), extrapolations taken, less those refused: what loosens the damping.
       plain: Array of shape (), bool: the next step is EM's own.
       accepted: Array of shape (), bool: the last candidate was taken.
-      moved: Array of shape (), bool: so was the one before it.
+      was_plain: Array of shape (), bool: the last step was EM's own.
+      judged: Array of shape (), bool: so was the one before it, whose change of the loss is then known.
       fixed: Array of shape (), bool: EM changes no bit of the parameters that the last step started from.
     """
 
@@ -133,7 +134,8 @@ class AndersonState(NamedTuple):
     num_taken: Array
     plain: Array
     accepted: Array
-    moved: Array
+    was_plain: Array
+    judged: Array
     fixed: Array
 
 
@@ -149,7 +151,9 @@ class Anderson:
     of the last steps. The damping $\lambda$ makes $|\gamma|^2$ the share $\delta = 1 / (1 + 1.2^{25 - s})$ of its
     undamped value, where $s$ counts the extrapolations taken; one refused takes `history` off it. After `history`
     differences the memory starts anew. An extrapolation that would raise the loss, or make it NaN, is not taken, and
-    the next step is EM's own. One pass over the data a step, taken or not, as in `OverRelaxed`.
+    the next step is EM's own. One pass over the data a step, taken or not, as in `OverRelaxed`. It has converged when
+    one of EM's own steps, which also start each memory, changed the loss by less than the tolerance: then EM had ended
+    there too.
 
     Attributes:
       history: how many differences are remembered, static.
@@ -187,7 +191,8 @@ class Anderson:
             num_taken=jnp.zeros((), point.dtype),
             plain=yes,
             accepted=yes,
-            moved=yes,
+            was_plain=~yes,
+            judged=~yes,
             fixed=~yes,
         )
 
@@ -199,7 +204,8 @@ class Anderson:
         residual = coordinates.difference(target, point)
         # Before the first step there is nothing to differ from, and after a refusal the point has not moved.
         change = coordinates.difference(point, state.point)
-        fresh = jnp.any(change != 0) & state.accepted
+        at_rest = ~jnp.any(change != 0)
+        fresh = ~at_rest & state.accepted
         slot = jnp.where(fresh, state.num_remembered, self.history)
         point_changes = state.point_changes.at[slot].set(change, mode="drop")
         residual_changes = state.residual_changes.at[slot].set(residual - state.residual, mode="drop")
@@ -207,7 +213,8 @@ class Anderson:
         share = 1 / (1 + DAMPING_BASE ** (DAMPING_DELAY - state.num_taken))
         gamma = damped_least_squares(residual_changes, residual, share)
         there = target - linalg.dot(gamma[None], point_changes + residual_changes)[0]
-        plain = state.plain | (num_remembered == 0)
+        # An extrapolation that leads nowhere would be repeated for ever.
+        plain = state.plain | (num_remembered == 0) | at_rest
         candidate = monotone.choose(plain, em, coordinates.from_vector(problem, there, em))
         stats = problem.e_step(candidate, data)
         accepted = plain | (stats.loss + penalty(problem, candidate) <= loss)
@@ -226,7 +233,8 @@ class Anderson:
             num_taken=jnp.where(accepted, taken, refused),
             plain=~accepted,
             accepted=accepted,
-            moved=state.accepted,
+            was_plain=plain,
+            judged=state.was_plain,
             fixed=monotone.unchanged(em, state.params),
         )
         return after, loss
@@ -236,8 +244,8 @@ class Anderson:
         return state.params
 
     def status(self, state: AndersonState, progress: Progress) -> Array:
-        """As EM's; a step that was not taken is no small change."""
-        return monotone.verdict(progress, fixed=state.fixed, moved=state.moved)
+        """As EM's, on EM's own steps: what an extrapolation gains may be small anywhere."""
+        return monotone.verdict(progress, fixed=state.fixed, moved=state.judged)
 
     def num_passes(self, state: AndersonState, num_steps: Array) -> Array:
         """One a step, and one for the start."""

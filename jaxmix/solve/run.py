@@ -71,7 +71,7 @@ def run(
       >>> fit.params.ravel().tolist(), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    data = _checked(problem, solver, data, max_steps, rtol, atol)
+    data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
     kinds = door.kinds(problem, solver)
     return _run(problem, solver, _as_params(params, data), data, rtol, atol, max_steps=max_steps, kinds=kinds)
 
@@ -111,7 +111,7 @@ def run_many(
       >>> fits.loss.tolist()
       [1.0, 1.0]
     """
-    data = _checked(problem, solver, data, max_steps, rtol, atol)
+    data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
     starts = _as_params(starts, data)
     shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
@@ -137,21 +137,26 @@ def best(fits: Fit) -> Fit:
       >>> solve.best(solve.run_many(kmeans.KMeans(), solve.EM(), starts, x)).loss.item()
       1.0
     """
+    return _best(fits)
+
+
+@jax.jit
+def _best(fits: Fit) -> Fit:
     alive = (fits.status != Status.NONFINITE) & jnp.isfinite(fits.loss)
     winner = jnp.argmin(jnp.where(alive, fits.loss, jnp.inf))
     return jax.tree.map(lambda leaf: leaf[winner], fits)
 
 
-def _checked(
+def check(
     problem: Problem, solver: Solver, data: Data | ArrayLike, max_steps: int, rtol: ArrayLike, atol: ArrayLike
-) -> Data:
+) -> tuple[Data, Array, Array]:
+    """The door of every fit: what `run` is given, as arrays of one dtype, or refused."""
     for name, value, contract in (("problem", problem, Problem), ("solver", solver, Solver)):
         if not isinstance(value, contract):
             raise ValueError(f"`{name}` lacks functions of the contract `{contract.__name__}`: got {value!r}.")
     door.check_int(max_steps, "max_steps", least=0)
-    door.check_nonnegative(rtol, "rtol")
-    door.check_nonnegative(atol, "atol")
-    return door.as_data(data)
+    rtol, atol = door.check_nonnegative(rtol, "rtol"), door.check_nonnegative(atol, "atol")
+    return door.as_data(data), rtol, atol
 
 
 def _as_params(params: Params, data: Data) -> Params:

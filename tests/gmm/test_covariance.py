@@ -79,6 +79,17 @@ def test_statistics_add_over_rows(family):
     chex.assert_trees_all_close(merged, gmm.e_step(params, DATA), rtol=1e-12, atol=1e-12)
 
 
+def test_statistics_about_other_means_are_those_taken_there(family):
+    params = mixture(family)
+    stats = gmm.e_step(params, DATA)
+    weighted = DATA.weights[:, None] * gmm.responsibilities(params, X)
+    moved = params._replace(means=params.means + np.random.default_rng(2).normal(size=(K, D)))
+    found = gmm.recentre(stats, params, moved).moments
+    np.testing.assert_allclose(found.counts, stats.moments.counts)
+    np.testing.assert_allclose(found.first, weighted.T @ X - weighted.sum(0)[:, None] * moved.means, atol=1e-11)
+    np.testing.assert_allclose(found.second, family.second_moments(weighted, moved.means, DATA.x), rtol=1e-11)
+
+
 def test_dense_form_has_the_ties_and_the_count_says_how_many_numbers(family):
     covariances = np.asarray(mixture(family).covariances)
     if "Tied" in family.__name__:

@@ -1,0 +1,174 @@
+"""Sweeps: one program for the whole grid, the same numbers as single fits, axes by name."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import EXACT, blobs
+
+from jaxmix import Status, as_data, datasets, gmm, kmeans, metrics, seeding, solve, sweep
+
+KEY = jax.random.key(0)
+X = blobs(60, 2, 3, spread=20.0)
+# Equivalent programs part where a tolerance near rounding ends one of them earlier.
+FIXED: dict[str, Any] = {"max_steps": 15, "atol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def large():
+    """K = 1..10, three regularizations, 32 restarts: one executable, run once."""
+
+    def sweep_all(key, x, ks, regularizations):
+        def fits(k, regularization):
+            problem = gmm.GaussianMixture(regularization=regularization)
+            return gmm.fit_all(key, x, 10, problem=problem, restarts=32, num_active=k, **FIXED)
+
+        return sweep.grid(fits, {"k": ks, "regularization": regularizations}, "restart")
+
+    arguments = (KEY, jnp.asarray(X), jnp.arange(1, 11), jnp.array([1e-6, 1e-3, 1e-1]))
+    executable = jax.jit(sweep_all).lower(*arguments).compile()
+    return executable(*arguments)
+
+
+def test_a_large_sweep_is_one_program_and_equals_single_fits(large):
+    assert large.names == ("k", "regularization", "restart")
+    assert large.shape == (10, 3, 32)
+    assert large.fits.loss.shape == (10, 3, 32)
+    assert not (large.fits.status == Status.NONFINITE).any()
+    for k, i in ((1, 0), (4, 2), (10, 1)):
+        problem = gmm.GaussianMixture(regularization=float(large.values[1][i]))
+        single = gmm.fit_all(KEY, X, 10, problem=problem, restarts=32, num_active=k, **FIXED)
+        point = large.at(k=k - 1, regularization=i)
+        np.testing.assert_allclose(point.fits.trace, single.trace, rtol=1e-9)
+        np.testing.assert_allclose(point.fits.params.means, single.params.means, rtol=1e-6, atol=1e-6)
+        assert (jnp.isneginf(point.fits.params.log_weights).sum(axis=1) == 10 - k).all()
+    # And those equal a mixture that never had more components, from the same centers.
+    centers = seeding.starts(KEY, as_data(X), 10, restarts=32)[:2, :4]
+    refined = kmeans.fit_all(KEY, X, 4, init=centers, max_steps=10, problem=kmeans.KMeans()).params
+    alone = gmm.fit_all(KEY, X, 4, init=refined, problem=gmm.GaussianMixture(1e-3), **FIXED)
+    np.testing.assert_allclose(large.fits.trace[3, 1, :2], alone.trace, rtol=1e-8)
+
+
+def test_best_takes_the_lowest_finite_loss_along_an_axis(large):
+    best = large.best("restart")
+    assert best.names == ("k", "regularization")
+    np.testing.assert_array_equal(best.fits.loss, large.fits.loss.min(axis=2))
+    both = large.best("restart", "regularization")
+    assert both.names == ("k",)
+    np.testing.assert_array_equal(both.fits.loss, large.fits.loss.min(axis=(1, 2)))
+    # More components never fit worse, where restarts suffice and nothing is added.
+    assert (np.diff(best.fits.loss[:4, 0]) < 0).all()
+
+
+def test_map_gives_criteria_that_count_only_what_is_on(large):
+    best = large.best("restart")
+    bic = best.map(lambda fit: metrics.bic(fit.params, X))
+    assert bic.shape == (10, 3)
+    assert int(bic[:, 2].argmin()) == 2, "three clusters far apart"
+    params = jax.tree.map(lambda leaf: leaf[2, 0], best.fits.params)
+    on = ~jnp.isneginf(params.log_weights)
+    small = gmm.GMM(params.log_weights[on], params.means[on], gmm.Full(params.covariance.scale_tril[on]))
+    np.testing.assert_allclose(bic[2, 0], metrics.bic(small, X), rtol=1e-10)
+
+
+def test_rows_are_a_table_of_python_numbers(large):
+    best = large.best("restart")
+    bic = best.map(lambda fit: metrics.bic(fit.params, X))
+    rows = best.rows(bic=bic)
+    assert len(rows) == 30
+    assert rows[4]["k"] == 2
+    np.testing.assert_allclose(rows[4]["regularization"], 1e-3)
+    assert rows[4]["bic"] == bic[1, 1].item()
+    assert rows[4]["loss"] == best.fits.loss[1, 1].item()
+    assert isinstance(rows[4]["status"], int)
+    with pytest.raises(ValueError, match="`bic` must have the sweep's shape"):
+        best.rows(bic=bic[0])
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5, 99])
+def test_lanes_do_not_change_the_numbers(lanes):
+    def fit(key, rtol):
+        return kmeans.fit(key, X, 4, rtol=rtol, restarts=2)
+
+    keys = jax.random.split(KEY, 3)
+    swept = sweep.grid(fit, {"key": keys, "rtol": jnp.array([0.0, 0.1])}, lanes=lanes)
+    for i in range(3):
+        for j, rtol in enumerate((0.0, 0.1)):
+            single = fit(keys[i], rtol)
+            np.testing.assert_allclose(swept.fits.loss[i, j], single.loss, rtol=1e-12)
+            np.testing.assert_array_equal(swept.fits.num_steps[i, j], single.num_steps)
+    assert [row["key"] for row in swept.rows()] == [0, 0, 1, 1, 2, 2]
+
+
+def test_what_a_solver_a_prior_and_a_posterior_trace_can_be_axes():
+    data = as_data(X)
+    start = gmm.start.from_labels(np.arange(60) % 3, data, 3, problem=EXACT)
+
+    def annealed(beta, rate, strength):
+        prior = gmm.NormalInverseWishart(data.origin, 0.01, 4.0, strength * jnp.eye(2))
+        problem = gmm.GaussianMixture(posterior=gmm.Tempered(beta), prior=prior)
+        return solve.run(problem, solve.Gradient(rate), start, data, max_steps=3)
+
+    axes = {"beta": jnp.array([0.5, 1.0]), "rate": jnp.array([0.01, 0.1]), "strength": jnp.array([0.1, 1.0])}
+    swept = sweep.grid(annealed, axes)
+    assert swept.fits.loss.shape == (2, 2, 2)
+    assert len(set(np.asarray(swept.fits.loss).ravel().tolist())) == 8
+    np.testing.assert_allclose(swept.fits.loss[1, 0, 1], annealed(1.0, 0.01, 1.0).loss, rtol=1e-12)
+
+
+def test_one_collapsing_restart_leaves_the_other_lanes_bit_equal():
+    centers = seeding.starts(KEY, as_data(X), 3, restarts=3)
+    good = jax.vmap(lambda u: gmm.start.from_centers(u, X, problem=EXACT))(centers)
+    # A component for one row alone.
+    assert isinstance(good.covariance, gmm.Full)
+    factors = good.covariance.scale_tril.at[1, 2].set(1e-3 * jnp.eye(2))
+    bad = good._replace(means=good.means.at[1, 2].set(X[0]), covariance=gmm.Full(factors))
+    with_bad = gmm.fit_all(KEY, X, 3, init=bad, problem=EXACT, max_steps=15)
+    without = gmm.fit_all(KEY, X, 3, init=good, problem=EXACT, max_steps=15)
+    assert with_bad.status[1] == Status.NONFINITE
+    others = np.array([0, 2])
+    for one, other in zip(jax.tree.leaves(with_bad), jax.tree.leaves(without), strict=True):
+        np.testing.assert_array_equal(one[others], other[others])
+    assert solve.best(with_bad).loss == with_bad.loss[others].min()
+
+
+def test_mixtures_over_families_find_those_of_old_faithful():
+    # Fraley and Raftery (2002) and mclust: by BIC, three components with one full covariance.
+    x = datasets.old_faithful().astype(float)
+    swept = sweep.mixtures(KEY, x, [2, 3, 4], families=[gmm.Tied, gmm.Spherical], restarts=8, max_steps=300)
+    bic = {
+        name: np.asarray(family.best("restart").map(lambda fit: metrics.bic(fit.params, x)))
+        for name, family in swept.items()
+    }
+    assert list(bic) == ["Tied", "Spherical"]
+    assert bic["Tied"][:, 0].argmin() == 1
+    # mclust prints -2314.316 for EEE with three components.
+    np.testing.assert_allclose(bic["Tied"][1, 0], 2314.316, atol=0.05)
+    assert (bic["Tied"] < bic["Spherical"]).all()
+
+
+@pytest.mark.parametrize(
+    ("axes", "inner", "options", "message"),
+    [
+        ({}, (), {}, "at least one axis"),
+        ({"k": 3}, (), {}, "Axis `k` must be an array"),
+        ({"k": jnp.zeros(0)}, (), {}, "Axis `k` must be an array"),
+        ({"k": jnp.arange(2)}, ("k",), {}, "distinct names"),
+        ({"k": jnp.arange(2)}, (), {"lanes": 0}, "`lanes`"),
+    ],
+)
+def test_bad_grids_are_refused(axes, inner, options, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.grid(lambda k: k, axes, *inner, **options)
+
+
+def test_unknown_axes_and_bad_counts_are_refused():
+    swept = sweep.grid(lambda k: 2 * k, {"k": jnp.arange(3)})
+    np.testing.assert_array_equal(swept.fits, [0, 2, 4])
+    with pytest.raises(ValueError, match="`seed` is no axis"):
+        swept.best("seed")
+    for ks in ([], [0], [61]):
+        with pytest.raises(ValueError, match="ks"):
+            sweep.mixtures(KEY, X, ks)
