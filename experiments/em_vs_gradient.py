@@ -268,7 +268,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     console = Console(width=max(Console().width, 175))
     if options.smoke:
         few = min(options.restarts, 4)
-        options = dataclasses.replace(options, restarts=few, data=("iris", "wine"), mixtures=("faithful", "c = 5"))
+        options = dataclasses.replace(options, restarts=few, data=("iris",), mixtures=("c = 5",))
     results: list[Result] = []
     best_known: dict[tuple[str, str], float] = {}
     bench = Bench()

@@ -15,7 +15,7 @@ import optax
 from jaxmix import Data, as_data, gmm, kmeans, rows, solve, types
 
 
-def _from_docs(page: str, name: str) -> Any:
+def from_docs(page: str, name: str) -> Any:
     """A class that a page of the docs shows: what the docs claim of it is what the tables test."""
     text = (Path(__file__).parent.parent / "docs" / page).read_text()
     (block,) = [b for b in re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S) if f"class {name}" in b]
@@ -26,7 +26,7 @@ def _from_docs(page: str, name: str) -> Any:
     return module
 
 
-POISSON = _from_docs("extend.md", "PoissonMixture")
+POISSON = from_docs("extend.md", "PoissonMixture")
 
 
 class ProblemCase(NamedTuple):

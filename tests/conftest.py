@@ -1,16 +1,11 @@
 """Every test runs in float64 with warnings as errors; float32 is asked for where it is meant."""
 
 import os
-from pathlib import Path
 
 # Before JAX starts its backend: two CPU devices, as on the smallest machine that has more than one.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
-# Compile time is most of the suite: the workers share what they compile, and so do runs one after another.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import hypothesis
 import jax

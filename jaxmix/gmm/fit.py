@@ -124,10 +124,10 @@ def fit(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> x = jnp.concatenate([jnp.linspace(-1.0, 1.0, 20), jnp.linspace(8.0, 10.0, 20)])[:, None]
+      >>> x = jnp.concatenate([jnp.linspace(0.0, 2.0, 20), jnp.linspace(8.0, 10.0, 20)])[:, None]
       >>> fit = gmm.fit(jax.random.key(0), x, 2).check()
       >>> sorted(fit.params.means.ravel().round(2).tolist())
-      [0.0, 9.0]
+      [1.0, 9.0]
     """
     fits = fit_all(
         key,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EXACT, blobs
+from cases import EXACT, blobs, from_docs
 from scipy import stats
 
 from jaxmix import as_data, gmm, rows
@@ -17,7 +17,9 @@ FAMILIES = {
     "Spherical": gmm.Spherical,
     "TiedDiagonal": gmm.TiedDiagonal,
     "TiedSpherical": gmm.TiedSpherical,
+    "Exchangeable": from_docs("extend.md", "Exchangeable").Exchangeable,
 }
+CORRELATED = ("Full", "Tied", "Exchangeable")
 K, D = 3, 2
 X = blobs(40, D, K, spread=3.0)
 DATA = as_data(X, np.random.default_rng(1).integers(0, 3, size=40))
@@ -94,12 +96,12 @@ def test_dense_form_has_the_ties_and_the_count_says_how_many_numbers(family):
     covariances = np.asarray(mixture(family).covariances)
     if "Tied" in family.__name__:
         np.testing.assert_array_equal(covariances, np.broadcast_to(covariances[:1], (K, D, D)))
-    if family not in (gmm.Full, gmm.Tied):
+    if family.__name__ not in CORRELATED:
         np.testing.assert_array_equal(covariances[:, 0, 1], 0)
-    if "Spherical" in family.__name__:
+    if "Spherical" in family.__name__ or family.__name__ == "Exchangeable":
         np.testing.assert_array_equal(covariances[:, 0, 0], covariances[:, 1, 1])
     scales = jax.tree.leaves(mixture(family).covariance)
-    free = sum(leaf.size if leaf.ndim < 2 or "Diagonal" in family.__name__ else leaf.size * 3 // 4 for leaf in scales)
+    free = sum(leaf.size * 3 // 4 if family in (gmm.Full, gmm.Tied) else leaf.size for leaf in scales)
     assert family.num_free_parameters(K, D) == free
 
 
@@ -109,7 +111,10 @@ def test_each_family_is_the_full_one_under_its_tie(family):
     expected = full.copy()
     if "Tied" in family.__name__:
         expected = np.broadcast_to(np.einsum("k,kij->ij", counts, full), full.shape)
-    if family not in (gmm.Full, gmm.Tied):
+    if family.__name__ == "Exchangeable":
+        variances, covariances = np.trace(expected, axis1=1, axis2=2) / D, expected[:, 0, 1]
+        expected = np.stack([np.stack([variances, covariances]), np.stack([covariances, variances])]).transpose(2, 0, 1)
+    if family.__name__ not in CORRELATED:
         expected = expected * np.eye(D)
     if "Spherical" in family.__name__:
         expected = np.trace(expected, axis1=1, axis2=2)[:, None, None] / D * np.eye(D)

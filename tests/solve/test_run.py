@@ -61,11 +61,16 @@ def test_loss_falls_and_never_rises_where_the_solver_is_monotone(fits, problem, 
         assert not (fit.status == Status.LOSS_ROSE).any()
 
 
+# The clusters of this case overlap: L-BFGS ends one start in another optimum, where EM too would stay (see
+# `test_lbfgs_ends_at_fixed_points_of_em`), and where EM takes 200 steps, steps that shrink take more.
+GAPS = {("gmm_full", "lbfgs"): 2e-3, ("gmm_full", "stepwise"): 3e-2}
+
+
 @pytest.mark.parametrize(("problem", "solver"), TABLE)
 def test_ends_where_em_ends(fits, problem, solver):
     fit, em = fits(problem, solver), fits(problem, "em")
     excess = (fit.loss - em.loss) / jnp.abs(em.loss)
-    assert (excess <= SOLVERS[solver].gap).all()
+    assert (excess <= GAPS.get((problem, solver), SOLVERS[solver].gap)).all()
 
 
 @pytest.mark.parametrize(("problem", "solver"), [("kmeans", "em"), ("poisson_mixture", "adam")])

@@ -86,7 +86,7 @@ class Covariance(Protocol):
 
     @staticmethod
     def prior_degrees(degrees: Array, num_features: int) -> Array:
-        """Twice the power of |C|^(-1/2) in the conjugate prior's density of nu degrees of freedom."""
+        r"""Twice the power of $|C|^{-1/2}$ in the conjugate prior's density of nu degrees of freedom."""
         ...
 
 
