@@ -14,7 +14,11 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxmix import linalg
 from jaxmix.types import ArrayLike, Data
+
+MEAN_BLOCK = 200_000
+"""Numbers in a block of rows whose mean is taken at once."""
 
 
 def is_concrete(*values: Any) -> bool:
@@ -155,7 +159,19 @@ def _centred(data: Data) -> Data:
     x, weights, _ = data
     pivot = x[jnp.argmax(weights > 0)]
     share = weights / jnp.sum(weights)
-    return data._replace(origin=pivot + jnp.sum(share[:, None] * (x - pivot[None]), axis=0))
+    num_rows, num_features = x.shape
+    size = min(num_rows, max(1, MEAN_BLOCK // num_features))
+
+    # In blocks, as products: a sum over the leading axis of many rows runs at a tenth of the speed on CPU.
+    def add(index: Array, total: Array) -> Array:
+        first = index * size
+        start = jnp.minimum(first, num_rows - size)
+        fresh = start + jnp.arange(size, dtype=start.dtype) >= first
+        part = jnp.where(fresh, jax.lax.dynamic_slice_in_dim(share, start, size), 0)
+        return total + linalg.dot(part, jax.lax.dynamic_slice_in_dim(x, start, size) - pivot[None])
+
+    total = jax.lax.fori_loop(0, -(-num_rows // size), add, jnp.zeros_like(pivot))
+    return data._replace(origin=pivot + total)
 
 
 def check_count(k: int, data: Data, name: str = "k") -> None:

@@ -86,8 +86,8 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
       [5.0, 2.0]
     """
     num_rows, num_columns = values.shape
-    block = max(SUM_BLOCK, 16 * k)  # never more room than a sixteenth of the rows
-    num_blocks = -(-num_rows // block)
+    num_blocks = max(1, num_rows // max(SUM_BLOCK, 16 * k))  # never more room than a sixteenth of the rows
+    block = -(-num_rows // num_blocks)
 
     def scatter(values: Array, labels: Array) -> Array:
         slots = labels.astype(jnp.int32) + k * (jnp.arange(num_rows, dtype=jnp.int32) // block)

@@ -23,6 +23,9 @@ from jaxmix.types import Data, Largest
 BLOCK = 64
 """Centers compared in one unrolled chain: fewer are slower, more take long to compile."""
 
+GROUP = 256
+"""Centers in one matrix product: each product packs the rows anew."""
+
 FEW_FEATURES = 4
 """Up to here direct differences cost no more than a matrix product, whatever K."""
 
@@ -90,7 +93,7 @@ def sums(centers: Array, data: Data, *, chunk: int | None = None) -> Stats:
         def reduce(centers: Array, data: Data) -> Stats:
             find = _finder(centers, data.origin, platform)
             size = chunk or _chunk_rows(centers, data, platform)
-            return rows.merge_chunks(lambda part: statistics(centers, part, find(part.x)), data, size)
+            return rows.merge_chunks(lambda part: statistics(centers, part, *find(part.x)), data, size)
 
         return reduce
 
@@ -120,7 +123,7 @@ def labels(centers: Array, data: Data, *, chunk: int | None = None) -> Array:
         def find_all(centers: Array, data: Data) -> Array:
             find = _finder(centers, data.origin, platform)
             size = chunk or _chunk_rows(centers, data, platform)
-            return rows.map_chunks(lambda part: find(part.x), data, size)
+            return rows.map_chunks(lambda part: find(part.x)[0], data, size)
 
         return find_all
 
@@ -135,18 +138,20 @@ def plain(centers: Array, x: Array) -> Array:
 
 
 @jax.jit
-def statistics(centers: Array, data: Data, labels: Array) -> Stats:
+def statistics(centers: Array, data: Data, labels: Array, row_costs: Array | None = None) -> Stats:
     """The sums of rows that share a label, about their center.
 
     Args:
       centers: Array of shape (K, D).
       data: `Data` of N rows.
       labels: int32 Array of shape (N,), each in [0, K).
+      row_costs: Array of shape (N,), the squared distances to these centers where they are known.
     """
     x, weights, _ = data
     k = centers.shape[0]
-    centred = x - centers[labels]
-    row_costs = jnp.sum(jnp.square(centred), axis=1)
+    centred = x - centers.at[labels].get(mode="promise_in_bounds")
+    if row_costs is None:
+        row_costs = jnp.sum(jnp.square(centred), axis=1)
     # Apart, not as columns of one array: that would be one copy more of all rows.
     costs = linalg.sum_by_label((weights * row_costs)[:, None], labels, k)[:, 0]
     farthest = _argmax(jnp.where(weights > 0, row_costs, -jnp.inf))
@@ -171,65 +176,87 @@ def _argmax(values: Array, width: int = 16) -> Array:
 def _chunk_rows(centers: Array, data: Data, platform: str) -> int:
     """Rows a chunk: scores for a block of centers and two copies of the rows fit in the room, all chunks alike."""
     k, num_features = centers.shape
-    num_scores = min(k, BLOCK) if platform == "cpu" else k
+    num_scores = min(k, GROUP) if platform == "cpu" else k
     size = max(1, CHUNK_BYTES[platform] // (centers.dtype.itemsize * (num_scores + 2 * num_features)))
     num_rows = data.x.shape[0]
     num_chunks = -(-num_rows // size)
     return min(num_rows, -(-num_rows // num_chunks // 64) * 64 if num_chunks > 1 else num_rows)
 
 
-def _finder(centers: Array, origin: Array, platform: str) -> Callable[[Array], Array]:
-    """A function from rows (n, D) to labels (n,); what depends on the centers alone is done once."""
+def _finder(centers: Array, origin: Array, platform: str) -> Callable[[Array], tuple[Array, Array | None]]:
+    """A function from rows (n, D) to their labels, and to their squared distances where these come for nothing.
+
+    What depends on the centers alone is done once.
+    """
     k, num_features = centers.shape
     if num_features > FEW_FEATURES and k * num_features > FEW_PRODUCTS:
         find = _by_expansion(centers, origin, platform)
     elif platform == "cpu":
         find = _by_differences(centers)
     else:
-        find = partial(plain, centers)
+        find = lambda x: (plain(centers, x), None)  # noqa: E731
     is_nan = jnp.any(jnp.isnan(centers), axis=1)
     broken, first_broken = jnp.any(is_nan), jnp.argmax(is_nan).astype(jnp.int32)
+
     # As argmin has it: NaN is nearest to everything, and so it shows in the loss.
-    return lambda x: jnp.where(broken, first_broken, find(x))
+    def guarded(x: Array) -> tuple[Array, Array | None]:
+        found, row_costs = find(x)
+        costs = None if row_costs is None else jnp.where(broken, jnp.nan, row_costs)
+        return jnp.where(broken, first_broken, found), costs
+
+    return guarded
 
 
-def _by_differences(centers: Array) -> Callable[[Array], Array]:
+def _by_differences(centers: Array) -> Callable[[Array], tuple[Array, Array]]:
     num_features = centers.shape[1]
+    blocks = _blocks(centers, 1, BLOCK // num_features, jnp.inf)[0]
+    num_blocks, width, _ = blocks.shape
 
-    def find(x: Array) -> Array:
+    def find(x: Array) -> tuple[Array, Array]:
         columns = x.T
 
         def distances(block: Array) -> Iterator[Array]:
             for center in block:
-                yield sum(
-                    (jnp.square(columns[d] - center[d]) for d in range(1, num_features)),
-                    jnp.square(columns[0] - center[0]),
-                )
+                squares = [jnp.square(columns[d] - center[d]) for d in range(num_features)]
+                yield sum(squares[1:], squares[0])
+
+        def compare(index: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            return _chain(distances(blocks[index]), index * width, carry)
 
         # The barrier keeps XLA from taking all distances again for each use of the labels.
-        return jax.lax.optimization_barrier(_first_least(distances, centers, BLOCK // num_features, jnp.inf, x))
+        least, label = jax.lax.optimization_barrier(_loop(num_blocks, compare, _nothing(x)))
+        return label, least
 
     return find
 
 
-def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Array], Array]:
+def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Array], tuple[Array, None]]:
     is_on = jnp.all(jnp.isfinite(centers), axis=1)
     about = jnp.where(is_on[:, None], centers - origin[None], 0)
     squares = jnp.where(is_on, jnp.sum(jnp.square(about), axis=1), jnp.inf)
     apart = _are_apart(about, squares, is_on)
+    num_groups = -(-centers.shape[0] // GROUP)
+    table, constants = _blocks(-2 * about, num_groups, BLOCK, 0), _blocks(squares[:, None], num_groups, BLOCK, jnp.inf)
+    _, num_blocks, width, num_features = table.shape
 
-    def find(x: Array) -> Array:
+    def find(x: Array) -> tuple[Array, None]:
         shifted = x - origin[None]
+
+        def compare_group(group: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            products = linalg.dot(table[group].reshape(num_blocks * width, num_features), shifted.T)
+            products = products.reshape(num_blocks, width, x.shape[0])
+
+            def compare(block: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+                scores = (products[block, j] + constants[group, block, j] for j in range(width))
+                return _chain(scores, (group * num_blocks + block) * width, carry)
+
+            return _loop(num_blocks, compare, carry)
+
         if platform == "cpu":
-            # The squares as one column more: adding them afterwards would be a pass over all scores.
-            table = jnp.concatenate([-2 * about, squares[:, None]], axis=1)
-            columns = jnp.concatenate([shifted, jnp.ones_like(x[:, :1])], axis=1)
-            padding = jnp.zeros(table.shape[1], x.dtype).at[-1].set(jnp.inf)
-            found = _first_least(lambda block: linalg.dot(block, columns.T), table, BLOCK, padding, x)
+            found = _loop(num_groups, compare_group, _nothing(x))[1]
         else:
             found = jnp.argmin(linalg.dot(shifted, -2 * about.T) + squares[None], axis=1).astype(jnp.int32)
-
-        return _corrected(found, apart, centers, x)
+        return _corrected(found, apart, centers, x), None
 
     return find
 
@@ -253,41 +280,43 @@ def _corrected(found: Array, right: Array, centers: Array, x: Array) -> Array:
 
 def _are_apart(about: Array, squares: Array, is_on: Array) -> Array:
     """Whether every two centers that are on lie farther apart than the expansion rounds, by far."""
-    pairs = squares[:, None] + squares[None]
-    gaps = pairs - 2 * linalg.dot(about, about.T)
-    far = gaps >= MARGIN * jnp.finfo(about.dtype).eps * pairs
-    ignored = jnp.eye(squares.shape[0], dtype=bool) | ~(is_on[:, None] & is_on[None])
-    return jnp.all(far | ignored) & jnp.all(jnp.isfinite(squares) | ~is_on)
+    indices = jnp.arange(squares.shape[0])
+
+    def is_apart(row: tuple[Array, ...]) -> Array:
+        center, square, on, index = row
+        sizes = square + squares
+        far = sizes - 2 * linalg.dot(about, center) >= MARGIN * jnp.finfo(about.dtype).eps * sizes
+        return jnp.all(far | (indices == index) | ~(on & is_on))
+
+    # Some centers at a time: all pairs of many centers would be more than the rows.
+    pairs = jax.lax.map(is_apart, (about, squares, is_on, indices), batch_size=min(squares.shape[0], 1024))
+    return jnp.all(pairs) & jnp.all(jnp.isfinite(squares) | ~is_on)
 
 
-def _first_least(
-    scores: Callable[[Array], Iterable[Array]], table: Array, width: int, padding: Array | float, x: Array
-) -> Array:
-    """The first row of the table whose score is least, for each row of x.
+def _blocks(table: Array, num_groups: int, width: int, padding: float) -> Array:
+    """The rows of a table (K, C) in order, as groups of blocks of at most `width`; padded at the end."""
+    k, num_columns = table.shape
+    num_blocks = -(-k // (num_groups * width))
+    width = -(-k // (num_groups * num_blocks))
+    missing = num_groups * num_blocks * width - k
+    table = jnp.pad(table, ((0, missing), (0, 0)), constant_values=padding)
+    return table.reshape(num_groups, num_blocks, width, num_columns)
 
-    A chain of comparisons unrolled over a block of centers is what XLA's CPU backend vectorises over the rows.
 
-    Args:
-      scores: from a block (B, C) of the table to B arrays of shape (n,).
-      table: Array of shape (K, C).
-      width: the most rows of a block.
-      padding: of shape () or (C,), what makes a row score infinity.
-      x: Array of shape (n, D), the rows.
-    """
-    num_blocks = -(-table.shape[0] // width)
-    width = -(-table.shape[0] // num_blocks)
-    missing = num_blocks * width - table.shape[0]
-    filler = jnp.broadcast_to(jnp.asarray(padding, table.dtype), (missing, table.shape[1]))
-    blocks = jnp.concatenate([table, filler]).reshape(num_blocks, width, table.shape[1])
+def _nothing(x: Array) -> tuple[Array, Array]:
+    return jnp.full(x.shape[0], jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
 
-    def compare(index: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        least, label = carry
-        for j, score in enumerate(scores(blocks[index])):
-            less = score < least
-            least, label = jnp.where(less, score, least), jnp.where(less, index * width + j, label)
-        return least, label
 
-    start = jnp.full(x.shape[0], jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
-    if num_blocks == 1:
-        return compare(0, start)[1]
-    return jax.lax.fori_loop(0, num_blocks, compare, start)[1]
+def _chain(scores: Iterable[Array], first: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The least score of each row so far and its index; unrolled, as XLA's CPU backend vectorises it over the rows."""
+    least, label = carry
+    for j, score in enumerate(scores):
+        less = score < least
+        least, label = jnp.where(less, score, least), jnp.where(less, first + j, label)
+    return least, label
+
+
+def _loop(
+    num: int, body: Callable[[Array | int, tuple[Array, Array]], tuple[Array, Array]], carry: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    return body(0, carry) if num == 1 else jax.lax.fori_loop(0, num, body, carry)

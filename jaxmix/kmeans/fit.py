@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, seeding
+from jaxmix.kernels import nearest
 from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
@@ -165,7 +166,14 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
 def _filled(fits: Fit, data: Data, rtol: Array, atol: Array, *, lloyd: bool) -> Fit:
     # An exact fixed point of Lloyd has no empty cluster that could be filled: then this costs nothing.
     exact = lloyd & jnp.all(fits.status == Status.CONVERGED) & (rtol == 0) & (atol == 0)
-    return jax.lax.cond(exact, lambda fits, _: fits, _without_empty, fits, data)
+
+    def has_empty(params: Array) -> Array:
+        return jnp.any((nearest.sums(params, data).counts == 0) & steps.is_on(params))
+
+    empty = jax.lax.cond(
+        exact, lambda _: jnp.array(False), lambda params: jnp.any(jax.vmap(has_empty)(params)), fits.params
+    )
+    return jax.lax.cond(empty, _without_empty, lambda fits, _: fits, fits, data)
 
 
 def _without_empty(fits: Fit, data: Data) -> Fit:

@@ -10,6 +10,18 @@ from jaxmix.kmeans import steps
 from jaxmix.types import Data
 
 
+@jax.custom_jvp
+def _loss(centers: Array, data: Data) -> Array:
+    # In chunks, where no derivative is asked for.
+    return nearest.sums(centers, data).loss
+
+
+@_loss.defjvp
+def _loss_jvp(primals: tuple[Array, Data], tangents: tuple[Array, Data]) -> tuple[Array, Array]:
+    labels = nearest.labels(*primals)
+    return jax.jvp(lambda centers, data: steps.loss_at(centers, data, labels), primals, tangents)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KMeans:
@@ -49,7 +61,7 @@ class KMeans:
 
     def loss(self, params: Array, data: Data) -> Array:
         """J, every row at its nearest center as `e_step` chooses it, from direct differences."""
-        return steps.loss_at(params, data, nearest.labels(params, data))
+        return _loss(params, data)
 
     def unconstrain(self, params: Array) -> Array:
         """The centers themselves."""

@@ -221,7 +221,7 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     moved = jnp.where(jnp.abs(shift) <= rounding, centers, centers + shift)
     if empty == "keep":
         return moved
-    is_empty = (stats.counts == 0) & _is_on(centers)
+    is_empty = (stats.counts == 0) & is_on(centers)
     first_empty = is_empty & (jnp.cumsum(is_empty) == 1)
     fill = first_empty & (stats.farthest.value > 0)
     return jnp.where(fill[:, None], stats.farthest.row, moved)
@@ -269,7 +269,8 @@ def loss_at(centers: Array, data: Data, labels: Array) -> Array:
     return jnp.sum(data.weights * _costs(centers, data.x, labels))
 
 
-def _is_on(centers: Array) -> Array:
+def is_on(centers: Array) -> Array:
+    """Which centers take rows at all: those at infinity are switched off."""
     return jnp.all(jnp.isfinite(centers), axis=1)
 
 
@@ -295,12 +296,12 @@ def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
     def unfilled(carry: tuple[Array, Array]) -> Array:
         centers, labels = carry
         costs, row = farthest(centers, labels)
-        return jnp.any((counts(labels) == 0) & _is_on(centers)) & (costs[row] > 0)
+        return jnp.any((counts(labels) == 0) & is_on(centers)) & (costs[row] > 0)
 
     def fill(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centers, labels = carry
         costs, row = farthest(centers, labels)
-        first = jnp.argmax((counts(labels) == 0) & _is_on(centers)).astype(labels.dtype)
+        first = jnp.argmax((counts(labels) == 0) & is_on(centers)).astype(labels.dtype)
         nearer = jnp.sum(jnp.square(data.x - data.x[row][None]), axis=1) < costs
         return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
 
