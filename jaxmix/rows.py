@@ -50,27 +50,41 @@ def merge_chunks(function: Callable[[Data], Stats], data: Data, size: int) -> St
     Returns:
       What `function` returns for all rows, to rounding.
     """
+    return reduce_chunks(lambda _, chunk: function(chunk), data, size)
+
+
+def reduce_chunks(function: Callable[[Array | int, Data], Stats], data: Data, size: int) -> Stats:
+    """`merge_chunks` of a function that is told where in the data its chunk starts, too.
+
+    Args:
+      function: from the index of the first row and `Data` of `size` rows to statistics.
+      data: as in `merge_chunks`.
+      size: as in `merge_chunks`.
+
+    Returns:
+      As `merge_chunks` does.
+    """
     num_rows = data.x.shape[0]
     if size >= num_rows:
-        return function(data)
+        return function(0, data)
 
     def body(stats: Stats, index: Array) -> tuple[Stats, None]:
-        new = function(_chunk(data, size, index)[1])
+        new = function(*_chunk(data, size, index))
         return jax.tree.map(lambda a, b: jnp.where(index == 0, a, b), new, merge(stats, new)), None
 
     # `function` once in the program: what it returns for the first chunk replaces a placeholder.
-    shapes = jax.eval_shape(lambda: function(_chunk(data, size, jnp.int32(0))[1]))
+    shapes = jax.eval_shape(lambda: function(*_chunk(data, size, jnp.int32(0))))
     # It is made of the data, so that over a mesh it varies as they do.
     zero = jnp.zeros_like(data.weights, shape=())
     empty = jax.tree.map(lambda leaf: jnp.broadcast_to(zero.astype(leaf.dtype), leaf.shape), shapes)
     return jax.lax.scan(body, empty, jnp.arange(-(-num_rows // size), dtype=jnp.int32))[0]
 
 
-def map_chunks(function: Callable[[Data], Array], data: Data, size: int) -> Array:
+def map_chunks(function: Callable[[Array | int, Data], Array], data: Data, size: int) -> Array:
     """Applies `function`, which gives a number for each row, to chunks of rows, one after another in a scan.
 
     Args:
-      function: from `Data` of `size` rows to an Array of shape (size,).
+      function: from the index of the first row and `Data` of `size` rows to an Array of shape (size,).
       data: `Data` of N rows.
       size: rows a chunk; N or more means one chunk.
 
@@ -79,13 +93,13 @@ def map_chunks(function: Callable[[Data], Array], data: Data, size: int) -> Arra
     """
     num_rows = data.x.shape[0]
     if size >= num_rows:
-        return function(data)
+        return function(0, data)
 
     def body(values: Array, index: Array) -> tuple[Array, None]:
         start, chunk = _chunk(data, size, index)
-        return jax.lax.dynamic_update_slice_in_dim(values, function(chunk), start, axis=0), None
+        return jax.lax.dynamic_update_slice_in_dim(values, function(start, chunk), start, axis=0), None
 
-    dtype = jax.eval_shape(lambda: function(_chunk(data, size, jnp.int32(0))[1])).dtype
+    dtype = jax.eval_shape(lambda: function(*_chunk(data, size, jnp.int32(0)))).dtype
     indices = jnp.arange(-(-num_rows // size), dtype=jnp.int32)
     return jax.lax.scan(body, jnp.zeros(num_rows, dtype), indices)[0]
 

@@ -93,7 +93,9 @@ def sums(centers: Array, data: Data, *, chunk: int | None = None) -> Stats:
         def reduce(centers: Array, data: Data) -> Stats:
             find = _finder(centers, data.origin, platform)
             size = chunk or _chunk_rows(centers, data, platform)
-            return rows.merge_chunks(lambda part: statistics(centers, part, *find(part.x)), data, size)
+            return rows.reduce_chunks(
+                lambda start, part: statistics(centers, part, *find(part.x, data.x, start)), data, size
+            )
 
         return reduce
 
@@ -123,7 +125,7 @@ def labels(centers: Array, data: Data, *, chunk: int | None = None) -> Array:
         def find_all(centers: Array, data: Data) -> Array:
             find = _finder(centers, data.origin, platform)
             size = chunk or _chunk_rows(centers, data, platform)
-            return rows.map_chunks(lambda part: find(part.x)[0], data, size)
+            return rows.map_chunks(lambda start, part: find(part.x, data.x, start)[0], data, size)
 
         return find_all
 
@@ -183,10 +185,12 @@ def _chunk_rows(centers: Array, data: Data, platform: str) -> int:
     return min(num_rows, -(-num_rows // num_chunks // 64) * 64 if num_chunks > 1 else num_rows)
 
 
-def _finder(centers: Array, origin: Array, platform: str) -> Callable[[Array], tuple[Array, Array | None]]:
-    """A function from rows (n, D) to their labels, and to their squared distances where these come for nothing.
+Finder = Callable[[Array, Array, Array | int], tuple[Array, Array | None]]
+"""From rows (n, D), all rows (N, D) and where the former start in these, to labels and, if they cost nothing, distances."""
 
-    What depends on the centers alone is done once.
+
+def _finder(centers: Array, origin: Array, platform: str) -> Finder:
+    """How the nearest center is found; what depends on the centers alone is done once.
     """
     k, num_features = centers.shape
     if num_features > FEW_FEATURES and k * num_features > FEW_PRODUCTS:
@@ -194,25 +198,25 @@ def _finder(centers: Array, origin: Array, platform: str) -> Callable[[Array], t
     elif platform == "cpu":
         find = _by_differences(centers)
     else:
-        find = lambda x: (plain(centers, x), None)  # noqa: E731
+        find = lambda x, *_: (plain(centers, x), None)  # noqa: E731
     is_nan = jnp.any(jnp.isnan(centers), axis=1)
     broken, first_broken = jnp.any(is_nan), jnp.argmax(is_nan).astype(jnp.int32)
 
     # As argmin has it: NaN is nearest to everything, and so it shows in the loss.
-    def guarded(x: Array) -> tuple[Array, Array | None]:
-        found, row_costs = find(x)
+    def guarded(x: Array, whole: Array, start: Array | int) -> tuple[Array, Array | None]:
+        found, row_costs = find(x, whole, start)
         costs = None if row_costs is None else jnp.where(broken, jnp.nan, row_costs)
         return jnp.where(broken, first_broken, found), costs
 
     return guarded
 
 
-def _by_differences(centers: Array) -> Callable[[Array], tuple[Array, Array]]:
+def _by_differences(centers: Array) -> Finder:
     num_features = centers.shape[1]
     blocks = _blocks(centers, 1, BLOCK // num_features, jnp.inf)[0]
     num_blocks, width, _ = blocks.shape
 
-    def find(x: Array) -> tuple[Array, Array]:
+    def find(x: Array, *_: Array | int) -> tuple[Array, Array]:
         columns = x.T
 
         def distances(block: Array) -> Iterator[Array]:
@@ -230,7 +234,7 @@ def _by_differences(centers: Array) -> Callable[[Array], tuple[Array, Array]]:
     return find
 
 
-def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Array], tuple[Array, None]]:
+def _by_expansion(centers: Array, origin: Array, platform: str) -> Finder:
     is_on = jnp.all(jnp.isfinite(centers), axis=1)
     about = jnp.where(is_on[:, None], centers - origin[None], 0)
     squares = jnp.where(is_on, jnp.sum(jnp.square(about), axis=1), jnp.inf)
@@ -239,7 +243,7 @@ def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Arr
     table, constants = _blocks(-2 * about, num_groups, BLOCK, 0), _blocks(squares[:, None], num_groups, BLOCK, jnp.inf)
     _, num_blocks, width, num_features = table.shape
 
-    def find(x: Array) -> tuple[Array, None]:
+    def find(x: Array, whole: Array, start: Array | int) -> tuple[Array, None]:
         shifted = x - origin[None]
 
         def compare_group(group: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -256,23 +260,24 @@ def _by_expansion(centers: Array, origin: Array, platform: str) -> Callable[[Arr
             found = _loop(num_groups, compare_group, _nothing(x))[1]
         else:
             found = jnp.argmin(linalg.dot(shifted, -2 * about.T) + squares[None], axis=1).astype(jnp.int32)
-        return _corrected(found, apart, centers, x), None
+        return _corrected(found, apart, centers, whole, start), None
 
     return find
 
 
-def _corrected(found: Array, right: Array, centers: Array, x: Array) -> Array:
+def _corrected(found: Array, right: Array, centers: Array, whole: Array, start: Array | int) -> Array:
     """The labels as they are where they are right, else those of direct differences, some rows at a time."""
-    num_rows = x.shape[0]
-    size = min(num_rows, CORRECTED_ROWS)
+    num_rows = found.shape[0]
+    size = min(-(-num_rows // 2), CORRECTED_ROWS)
     num_parts = -(-num_rows // size)
 
-    # A loop, not a branch, which takes both its sides under `vmap`; in parts, or XLA would take the one out of the loop.
+    # A loop, not a branch, which takes both its sides under `vmap`; in two parts or more, or XLA would take the one
+    # out of the loop; out of all rows, or it would copy those of the chunk.
     def correct(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         labels, index = carry
-        start = jnp.minimum(index * size, num_rows - size)
-        part = plain(centers, jax.lax.dynamic_slice_in_dim(x, start, size))
-        return jax.lax.dynamic_update_slice_in_dim(labels, part, start, axis=0), index + 1
+        first = jnp.minimum(index * size, num_rows - size)
+        part = plain(centers, jax.lax.dynamic_slice_in_dim(whole, start + first, size))
+        return jax.lax.dynamic_update_slice_in_dim(labels, part, first, axis=0), index + 1
 
     first = jnp.where(right, num_parts, 0)
     return jax.lax.while_loop(lambda carry: carry[1] < num_parts, correct, (found, first))[0]

@@ -143,7 +143,7 @@ def test_the_path_of_other_platforms_finds_the_same(k, num_features):
     off = centers.at[2].set(jnp.inf)
     for u in (centers, off):
         find = nearest._finder(u, data.origin, "default")
-        np.testing.assert_array_equal(find(data.x)[0], nearest.plain(u, data.x))
+        np.testing.assert_array_equal(find(data.x, data.x, 0)[0], nearest.plain(u, data.x))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
