@@ -153,10 +153,13 @@ def _poisoned(data: Data) -> Data:
     return data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
 
 
-@jax.jit
 def _centred(data: Data) -> Data:
+    return data._replace(origin=_mean(data.x, data.weights))
+
+
+@jax.jit
+def _mean(x: Array, weights: Array) -> Array:
     # About a first row that is there: a plain mean in float32 loses digits far from zero.
-    x, weights, _ = data
     pivot = x[jnp.argmax(weights > 0)]
     share = weights / jnp.sum(weights)
     num_rows, num_features = x.shape
@@ -171,7 +174,7 @@ def _centred(data: Data) -> Data:
         return total + linalg.dot(part, jax.lax.dynamic_slice_in_dim(x, start, size) - pivot[None])
 
     total = jax.lax.fori_loop(0, -(-num_rows // size), add, jnp.zeros_like(pivot))
-    return data._replace(origin=pivot + total)
+    return pivot + total
 
 
 def check_count(k: int, data: Data, name: str = "k") -> None:

@@ -186,12 +186,13 @@ def _chunk_rows(centers: Array, data: Data, platform: str) -> int:
 
 
 Finder = Callable[[Array, Array, Array | int], tuple[Array, Array | None]]
-"""From rows (n, D), all rows (N, D) and where the former start in these, to labels and, if they cost nothing, distances."""
+"""From rows (n, D), all rows (N, D) and where the former start in these, to labels, and distances if they are free."""
 
 
 def _finder(centers: Array, origin: Array, platform: str) -> Finder:
-    """How the nearest center is found; what depends on the centers alone is done once.
-    """
+    """How the nearest center is found; what depends on the centers alone is done once."""
+    if centers.ndim != 2 or centers.shape[1:] != origin.shape:
+        raise ValueError(f"Rows (N, D) and centers (K, D) need one width D, got {origin.shape[0]} and {centers.shape}.")
     k, num_features = centers.shape
     if num_features > FEW_FEATURES and k * num_features > FEW_PRODUCTS:
         find = _by_expansion(centers, origin, platform)

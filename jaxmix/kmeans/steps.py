@@ -305,5 +305,5 @@ def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
         nearer = jnp.sum(jnp.square(data.x - data.x[row][None]), axis=1) < costs
         return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
 
-    centers, labels = jax.lax.while_loop(unfilled, fill, (centers, nearest.labels(centers, data)))
+    centers, labels = jax.lax.while_loop(unfilled, fill, (centers, nearest.plain(centers, data.x)))
     return centers, jnp.sum(data.weights * _costs(centers, data.x, labels))

@@ -155,6 +155,7 @@ def test_it_lowers_for_every_platform_and_never_holds_all_scores(platform):
     assert exported.platforms == (platform,)
     if platform == "cpu":
         analysis = jax.jit(nearest.sums).lower(centers, data).compile().memory_analysis()
+        assert analysis is not None
         assert analysis.temp_size_in_bytes < 3 * nearest.CHUNK_BYTES["cpu"]
 
 
