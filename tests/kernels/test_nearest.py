@@ -55,6 +55,14 @@ def test_centers_at_infinity_take_no_row_and_nan_shows(k, num_features):
     np.testing.assert_array_equal(nearest.labels(broken, data), 2)
 
 
+@pytest.mark.parametrize(("k", "num_features"), [(7, 3), (9, 16)])
+def test_a_row_without_weight_is_never_the_farthest(k, num_features):
+    centers, data = case(k, num_features)
+    far = data._replace(x=data.x.at[3].add(1e3))  # of weight 0
+    assert_equal(nearest.sums(centers, far), kmeans.e_step(centers, far), 1e-12)
+    assert nearest.sums(centers, far).farthest.value < 1e4
+
+
 @pytest.mark.parametrize(("k", "num_features"), [(7, 3), (65, 16)])
 def test_of_equal_centers_the_first_takes_all(k, num_features):
     centers, data = case(k, num_features)
