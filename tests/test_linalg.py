@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from jaxmix import linalg
 
@@ -55,3 +56,33 @@ def test_safe_divide_has_finite_gradients_and_lets_nan_through():
     assert jnp.isnan(f(jnp.array(jnp.nan), jnp.array(1.0)))
     assert jnp.isnan(f(jnp.array(1.0), jnp.array(jnp.nan)))
     np.testing.assert_array_equal(jax.grad(f, argnums=(0, 1))(1.0, 0.0), (0.0, 0.0))
+
+
+@pytest.mark.parametrize("num_features", [1, 2, 7])
+def test_factors_and_inverses_are_those_of_lapack(num_features):
+    random = np.random.default_rng(num_features)
+    roots = random.normal(size=(3, num_features, num_features + 2))
+    matrices = roots @ roots.transpose(0, 2, 1)
+    factors = linalg.cholesky(jnp.asarray(matrices))
+    np.testing.assert_allclose(factors, np.linalg.cholesky(matrices), rtol=1e-11, atol=1e-13)
+    np.testing.assert_array_equal(linalg.cholesky(jnp.asarray(matrices[0])), factors[0])
+    inverses = linalg.inverse_tril(factors)
+    np.testing.assert_allclose(inverses, np.linalg.inv(np.linalg.cholesky(matrices)), rtol=1e-9, atol=1e-12)
+    single = linalg.cholesky(jnp.asarray(matrices, jnp.float32))
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, factors, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "broken", [np.zeros((2, 2)), -np.eye(2), np.array([[1.0, 2.0], [2.0, 1.0]]), np.eye(2) * np.nan]
+)
+def test_a_matrix_that_is_not_definite_has_no_factor_and_spoils_no_other(broken):
+    factors = linalg.cholesky(jnp.stack([jnp.asarray(broken), 4 * jnp.eye(2)]))
+    assert np.isnan(factors[0]).all()
+    np.testing.assert_array_equal(factors[1], 2 * np.eye(2))
+
+
+def test_the_derivatives_of_factors_and_inverses_are_right_in_both_modes():
+    matrix = jnp.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]])
+    check_grads(lambda a: linalg.cholesky((a + a.T) / 2), (matrix,), order=1, modes=["fwd", "rev"])
+    check_grads(lambda a: linalg.inverse_tril(jnp.asarray(a)), (jnp.tril(matrix),), order=2, modes=["fwd", "rev"])

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door
+from jaxmix import door, linalg, rows
 from jaxmix.gmm import prior as priors
 from jaxmix.gmm.covariance import Moments
-from jaxmix.gmm.model import GMM, joint
+from jaxmix.gmm.model import GMM, joint_of
+from jaxmix.kernels import mixture
 from jaxmix.types import Data
 
 DEFAULT_REGULARIZATION = 1e-6
@@ -41,7 +42,7 @@ class Soft:
 
     def __call__(self, log_joint: Array) -> tuple[Array, Array]:
         """Log-sum-exp and softmax."""
-        return jax.nn.logsumexp(log_joint, axis=1), jax.nn.softmax(log_joint, axis=1)
+        return _log_sum_exp(log_joint)
 
 
 @jax.tree_util.register_dataclass
@@ -89,8 +90,17 @@ class Tempered:
     def __call__(self, log_joint: Array) -> tuple[Array, Array]:
         """Log-sum-exp and softmax at the temperature."""
         beta = jnp.asarray(self.inverse_temperature, log_joint.dtype)
-        scaled = beta * log_joint
-        return jax.nn.logsumexp(scaled, axis=1) / beta, jax.nn.softmax(scaled, axis=1)
+        evidence, shares = _log_sum_exp(beta * log_joint)
+        return evidence / beta, shares
+
+
+def _log_sum_exp(values: Array) -> tuple[Array, Array]:
+    """Log-sum-exp over the last axis and its softmax, from one set of exponentials: half of an E-step's time in 2-D."""
+    peak = jax.lax.stop_gradient(jnp.max(values, axis=1, keepdims=True))
+    peak = jnp.where(jnp.isfinite(peak), peak, 0)
+    exponentials = jnp.exp(values - peak)
+    total = jnp.sum(exponentials, axis=1, keepdims=True)
+    return (peak + jnp.log(total))[:, 0], exponentials / total
 
 
 class Stats(NamedTuple):
@@ -133,15 +143,32 @@ def e_step(params: GMM, data: Data, *, posterior: Posterior = Soft()) -> Stats:
 
 @partial(jax.jit, static_argnames="kinds")
 def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Stats:
-    evidence, shares = posterior(joint(params, data.x))
-    weighted = data.weights[:, None] * shares
-    counts = jnp.sum(weighted, axis=0)
-    # About the means themselves: no product of coordinates far from zero is ever formed.
-    first = jax.vmap(lambda mean, w: jnp.sum(w[:, None] * (data.x - mean[None]), axis=0), in_axes=(0, 1))(
-        params.means, weighted
-    )
-    second = params.covariance.second_moments(weighted, params.means, data.x)
-    return Stats(-jnp.sum(data.weights * evidence), Moments(counts, first, second))
+    joint = joint_of(params)
+
+    def of_chunk(chunk: Data) -> Stats:
+        evidence, shares = posterior(joint(chunk.x))
+        weighted = chunk.weights[:, None] * shares
+        counts = linalg.dot(weighted.T, jnp.ones_like(chunk.weights))
+        # About the origin of the data and then the means: no product of coordinates far from zero is ever formed.
+        first = linalg.dot(weighted.T, chunk.x - data.origin[None]) - counts[:, None] * (
+            params.means - data.origin[None]
+        )
+        second = params.covariance.second_moments(weighted, params.means, chunk.x)
+        return Stats(-linalg.dot(chunk.weights, evidence), Moments(counts, first, second))
+
+    return rows.merge_chunks(of_chunk, data, mixture.chunk_rows(data.x.shape[0], *params.means.shape))
+
+
+@partial(jax.jit, static_argnames="kinds")
+def _loss(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Array:
+    joint = joint_of(params)
+
+    # Under `jax.grad` a chunk is computed again rather than stored.
+    @jax.checkpoint
+    def of_chunk(chunk: Data) -> Array:
+        return -linalg.dot(chunk.weights, posterior(joint(chunk.x))[0])
+
+    return rows.merge_chunks(of_chunk, data, mixture.chunk_rows(data.x.shape[0], *params.means.shape))
 
 
 @jax.jit
@@ -195,11 +222,12 @@ def m_step(
         counts = priors.pseudo_counts(prior, counts, params)
         shift, moments, degrees = priors.observe(prior, moments, params)
     log_weights = jnp.where(counts == 0, -jnp.inf, jnp.log(jnp.where(counts == 0, 1, counts)))
-    return GMM(
-        log_weights=log_weights - jnp.log(jnp.sum(counts)),
-        means=params.means + shift,
-        covariance=params.covariance.maximize(moments, degrees, regularization),
-    )
+    means = params.means + shift
+    covariance = params.covariance.maximize(moments, degrees, regularization)
+    # Narrower than the rounding of its place: what looks like a width is noise, and so would the likelihood be.
+    widths = jnp.sqrt(jnp.diagonal(covariance.dense(*means.shape), axis1=1, axis2=2))
+    lost = (widths <= 2 * jnp.finfo(means.dtype).eps * jnp.abs(means)) & (counts > 0)[:, None]
+    return GMM(log_weights - jnp.log(jnp.sum(counts)), jnp.where(lost, jnp.nan, means), covariance)
 
 
 @jax.jit
@@ -293,7 +321,7 @@ class GaussianMixture:
 
     def loss(self, params: GMM, data: Data) -> Array:
         """Minus the evidence, summed over rows."""
-        return -jnp.sum(data.weights * self.posterior(joint(params, data.x))[0])
+        return _loss(params, data, self.posterior, kinds=door.kinds(self.posterior))
 
     def unconstrain(self, params: GMM) -> GMM:
         """Log weights and means are free already, up to the constant that `constrain` takes out."""

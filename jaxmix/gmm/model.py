@@ -1,6 +1,6 @@
 """The mixture itself: densities, responsibilities, draws, marginals and conditionals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -261,7 +261,7 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
     """
     kept = _features(params, features)
     block = params.covariances[:, kept[:, None], kept[None, :]]
-    return GMM(params.log_weights, params.means[:, kept], Full(jnp.linalg.cholesky(block)))
+    return GMM(params.log_weights, params.means[:, kept], Full(linalg.cholesky(block)))
 
 
 def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
@@ -301,20 +301,26 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
     given = marginal(params, features)
     covariances = params.covariances
     cross = covariances[:, known[:, None], left[None, :]]
-    factor = given.covariance.dense(*given.means.shape)
-    gain = jnp.linalg.solve(factor, cross)  # (K, A, B)
-    shift = values[None] - given.means
+    inverse = linalg.inverse_tril(linalg.cholesky(given.covariances))
+    gain = jnp.matmul(inverse, cross, precision=linalg.PRECISION)  # (K, A, B)
+    shift = jnp.einsum("kij,kj->ki", inverse, values[None] - given.means, precision=linalg.PRECISION)
     means = params.means[:, left] + jnp.einsum("kab,ka->kb", gain, shift, precision=linalg.PRECISION)
     block = covariances[:, left[:, None], left[None, :]]
-    explained = jnp.einsum("kac,kab->kcb", cross, gain, precision=linalg.PRECISION)
+    explained = jnp.einsum("kac,kab->kcb", gain, gain, precision=linalg.PRECISION)
     log_weights = jax.nn.log_softmax(joint(given, values[None])[0])
-    return GMM(log_weights, means, Full(jnp.linalg.cholesky(block - explained)))
+    return GMM(log_weights, means, Full(linalg.cholesky(block - explained)))
 
 
 @jax.jit
 def joint(params: GMM, x: Array) -> Array:
     """`log_joint` of rows that the door has seen."""
-    return params.log_weights[None] + params.covariance.log_density(params.means, x)
+    return joint_of(params)(x)
+
+
+def joint_of(params: GMM) -> Callable[[Array], Array]:
+    """`joint` as a function of rows: what needs no rows is done once."""
+    log_density = params.covariance.log_density(params.means)
+    return lambda x: params.log_weights[None] + log_density(x)
 
 
 def _features(params: GMM, features: Sequence[int]) -> np.ndarray:

@@ -108,6 +108,9 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
             "sum less 1. Give them as counts of rows, or the prior by hand."
         )
     centred = data.x - data.origin[None]
+    # A constant column has no variance, not that of its mean's rounding.
+    rounding = 4 * jnp.finfo(data.x.dtype).eps * jnp.abs(data.origin)
+    centred = jnp.where(jnp.abs(centred) <= rounding[None], 0, centred)
     scatter = linalg.dot((data.weights[:, None] * centred).T, centred)
     covariance = scatter / jnp.where(freedom > least, freedom, jnp.nan) / k ** (2 / num_features)
     # How many numbers the prior of one covariance has tells which form of Lambda the family takes.
@@ -185,10 +188,11 @@ def penalty(prior: NormalInverseWishart, params: GMM) -> Array:
     covariance = params.covariance
     # Determinants and Mahalanobis distances by the family's own density about zero.
     origin = jnp.zeros_like(params.means)
-    at_zero = covariance.log_density(origin, jnp.zeros_like(params.means[:1]))[0]
+    about_zero = covariance.log_density(origin)
+    at_zero = about_zero(jnp.zeros_like(params.means[:1]))[0]
     half_log_determinants = -at_zero - 0.5 * num_features * LOG_TWO_PI
-    half_traces = jnp.sum(at_zero[None] - covariance.log_density(origin, values.rows), axis=0)
-    half_squares = at_zero - covariance.log_density(values.mean[None] - params.means, jnp.zeros_like(origin[:1]))[0]
+    half_traces = jnp.sum(at_zero[None] - about_zero(values.rows), axis=0)
+    half_squares = at_zero - covariance.log_density(values.mean[None] - params.means)(jnp.zeros_like(origin[:1]))[0]
     each = (
         _degrees(values, params) * half_log_determinants
         + _share(params) * half_traces
@@ -288,7 +292,10 @@ def _pseudo_rows(scale: Array) -> Array:
     # singular never passes here.
     distinct = jnp.diag(jnp.arange(1, len(widths) + 1, dtype=unit.dtype))
     eigenvalues, vectors = jnp.linalg.eigh(jnp.where(definite, distinct, unit))
-    root = jnp.sqrt(jnp.maximum(eigenvalues, 0))[:, None] * vectors.T
-    rounding = math.sqrt(jnp.finfo(unit.dtype).eps)
+    epsilon = jnp.finfo(unit.dtype).eps
+    # What is rounding is taken for none: a singular scale keeps nothing from collapsing, and the fit says so.
+    real = eigenvalues > 4 * len(widths) * epsilon * jnp.max(eigenvalues)
+    root = jnp.sqrt(jnp.where(real, eigenvalues, 0))[:, None] * vectors.T
+    rounding = math.sqrt(epsilon)
     known = (eigenvalues >= -rounding).all() & (jnp.abs(unit - unit.T) <= rounding).all()
     return jnp.where(known, jnp.where(definite, factor.T, root) * widths[None], jnp.nan)

@@ -1,9 +1,9 @@
 """What every covariance family gives, and the statistics that it is fitted from."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, Self
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -54,8 +54,11 @@ class Covariance(Protocol):
         """
         ...
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, log N(x_n | m_k, C_k), of shape (N, K)."""
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """The function from rows (N, D) to log densities log N(x_n | m_k, C_k), of shape (N, K).
+
+        What depends on the covariances alone is done here, once, and not for each chunk of rows.
+        """
         ...
 
     def colour(self, labels: Array, noise: Array) -> Array:
@@ -95,31 +98,22 @@ def gaussian(squares: Array, half_log_determinant: Array, num_features: int) -> 
     return -0.5 * (num_features * LOG_TWO_PI + squares) - half_log_determinant
 
 
-def scatter(responsibilities: Array, means: Array, x: Array) -> Array:
-    """Weighted scatter about each mean, of shape (K, D, D)."""
-
-    def one(weights: Array, mean: Array) -> Array:
-        centred = x - mean[None]
-        return linalg.dot((weights[:, None] * centred).T, centred)
-
-    return jax.vmap(one, in_axes=(1, 0))(responsibilities, means)
-
-
-def square_scatter(responsibilities: Array, means: Array, x: Array) -> Array:
-    """The diagonals of `scatter`, of shape (K, D)."""
-    centred = jnp.square(x[:, None, :] - means[None])
-    return jnp.sum(responsibilities[:, :, None] * centred, axis=0)
-
-
 def outer(shift: Array) -> Array:
     """Outer products of rows, (K, D) to (K, D, D)."""
     return shift[:, :, None] * shift[:, None, :]
 
 
-def whitened_squares(scale_tril: Array, centred: Array) -> Array:
-    """Squared lengths of the rows of shape (N, D) after division by a Cholesky factor (D, D), of shape (N,)."""
-    white = jax.scipy.linalg.solve_triangular(scale_tril, centred.T, lower=True)
-    return jnp.sum(jnp.square(white), axis=0)
+def factor(covariance: Array) -> Array:
+    """Lower Cholesky factors over the last two axes; NaN where a covariance is singular to rounding.
+
+    A pivot is the variance of a feature given those before it. Below the rounding of the feature's own variance it is
+    noise, and a log-determinant made of it would be too.
+    """
+    scale_tril = linalg.cholesky(covariance)
+    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1))
+    rounding = 4 * covariance.shape[-1] * jnp.finfo(covariance.dtype).eps
+    known = jnp.all(pivots > rounding * jnp.diagonal(covariance, axis1=-2, axis2=-1), axis=-1)
+    return jnp.where(known[..., None, None], scale_tril, jnp.nan)
 
 
 def half_log_determinant(scale_tril: Array) -> Array:

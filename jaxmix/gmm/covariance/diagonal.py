@@ -1,5 +1,6 @@
 """A variance for each component and feature (VVI)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
+from jaxmix.kernels import mixture
 
 
 class Diagonal(NamedTuple):
@@ -35,7 +37,7 @@ class Diagonal(NamedTuple):
     @staticmethod
     def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
         """Sums of squares about each mean, of shape (K, D)."""
-        return base.square_scatter(responsibilities, means, x)
+        return mixture.square_scatter(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The weighted variances of each component's rows."""
@@ -44,11 +46,10 @@ class Diagonal(NamedTuple):
         variances = linalg.safe_divide(moments.second, degrees) - between + regularization
         return self._replace(scale=jnp.where(degrees == 0, self.scale, jnp.sqrt(variances)))
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, of shape (N, K)."""
-        white = (x[:, None, :] - means[None]) / self.scale[None]
-        squares = jnp.sum(jnp.square(white), axis=2)
-        return base.gaussian(squares, jnp.sum(jnp.log(self.scale), axis=1)[None], x.shape[1])
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """Log densities of rows, of shape (N, K)."""
+        inverse, half = 1 / self.scale, jnp.sum(jnp.log(self.scale), axis=1)[None]
+        return lambda x: base.gaussian(mixture.squares(means, inverse, x).T, half, x.shape[1])
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviations."""

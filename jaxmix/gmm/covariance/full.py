@@ -1,13 +1,14 @@
 """One covariance matrix for each component (VVV)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
+from jaxmix.kernels import mixture
 
 
 class Full(NamedTuple):
@@ -36,7 +37,7 @@ class Full(NamedTuple):
     @staticmethod
     def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
         """Scatter about each mean, of shape (K, D, D)."""
-        return base.scatter(responsibilities, means, x)
+        return mixture.scatter(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The weighted covariance of each component's rows."""
@@ -44,17 +45,14 @@ class Full(NamedTuple):
         between = linalg.safe_divide(counts, degrees) * base.outer(moments.shift)
         covariances = linalg.safe_divide(moments.second, degrees) - between
         identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)[None]
-        fitted = jnp.linalg.cholesky(jnp.where(degrees == 0, identity, covariances + regularization * identity))
+        fitted = base.factor(jnp.where(degrees == 0, identity, covariances + regularization * identity))
         return self._replace(scale_tril=jnp.where(degrees == 0, self.scale_tril, fitted))
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, of shape (N, K)."""
-
-        def squares(mean: Array, scale_tril: Array) -> Array:
-            return base.whitened_squares(scale_tril, x - mean[None])
-
-        distances = jax.vmap(squares, out_axes=1)(means, self.scale_tril)
-        return base.gaussian(distances, base.half_log_determinant(self.scale_tril)[None], x.shape[1])
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """Log densities of rows, of shape (N, K)."""
+        inverse = linalg.inverse_tril(self.scale_tril)
+        half = base.half_log_determinant(self.scale_tril)[None]
+        return lambda x: base.gaussian(mixture.whitened_squares(means, inverse, x).T, half, x.shape[1])
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's factor."""

@@ -1,5 +1,6 @@
 """A variance for each component (VII)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
+from jaxmix.kernels import mixture
 
 
 class Spherical(NamedTuple):
@@ -35,7 +37,7 @@ class Spherical(NamedTuple):
     @staticmethod
     def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
         """Sums of squared lengths about each mean, of shape (K,)."""
-        return jnp.sum(responsibilities * linalg.squared_distances(x, means), axis=0)
+        return jnp.sum(mixture.square_scatter(responsibilities.T, means, x), axis=1)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The mean of each component's weighted variances."""
@@ -44,10 +46,10 @@ class Spherical(NamedTuple):
         variances = mean_square / moments.first.shape[1] + regularization
         return self._replace(scale=jnp.where(degrees == 0, self.scale, jnp.sqrt(variances)))
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, of shape (N, K)."""
-        squares = linalg.squared_distances(x, means) / jnp.square(self.scale)[None]
-        return base.gaussian(squares, x.shape[1] * jnp.log(self.scale)[None], x.shape[1])
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """Log densities of rows, of shape (N, K)."""
+        inverse, half = 1 / self.scale[:, None], means.shape[1] * jnp.log(self.scale)[None]
+        return lambda x: base.gaussian(mixture.squares(means, inverse, x).T, half, x.shape[1])
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviation."""

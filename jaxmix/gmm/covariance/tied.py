@@ -1,13 +1,14 @@
 """One covariance matrix that all components share (EEE)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
+from jaxmix.kernels import mixture
 
 
 class Tied(NamedTuple):
@@ -36,19 +37,19 @@ class Tied(NamedTuple):
     @staticmethod
     def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
         """Scatter about the means of all components together, of shape (D, D)."""
-        return jnp.sum(base.scatter(responsibilities, means, x), axis=0)
+        return mixture.pooled_scatter(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled covariance."""
         between = linalg.dot((moments.counts[:, None] * moments.shift).T, moments.shift)
         covariance = (moments.second - between) / jnp.sum(degrees)
         identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
-        return self._replace(scale_tril=jnp.linalg.cholesky(covariance + regularization * identity))
+        return self._replace(scale_tril=base.factor(covariance + regularization * identity))
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, of shape (N, K)."""
-        squares = jax.vmap(lambda mean: base.whitened_squares(self.scale_tril, x - mean[None]), out_axes=1)(means)
-        return base.gaussian(squares, base.half_log_determinant(self.scale_tril), x.shape[1])
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """Log densities of rows, of shape (N, K)."""
+        inverse, half = linalg.inverse_tril(self.scale_tril), base.half_log_determinant(self.scale_tril)
+        return lambda x: base.gaussian(mixture.tied_whitened_squares(means, inverse, x).T, half, x.shape[1])
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times the factor."""

@@ -1,11 +1,13 @@
 """A variance for each feature, shared by all components (EEI)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmix.gmm.covariance import base
+from jaxmix.kernels import mixture
 
 
 class TiedDiagonal(NamedTuple):
@@ -34,7 +36,7 @@ class TiedDiagonal(NamedTuple):
     @staticmethod
     def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
         """Sums of squares about the means of all components together, of shape (D,)."""
-        return jnp.sum(base.square_scatter(responsibilities, means, x), axis=0)
+        return mixture.pooled_square_scatter(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled variances."""
@@ -42,11 +44,10 @@ class TiedDiagonal(NamedTuple):
         variances = (moments.second - between) / jnp.sum(degrees) + regularization
         return self._replace(scale=jnp.sqrt(variances))
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, of shape (N, K)."""
-        white = (x[:, None, :] - means[None]) / self.scale[None, None]
-        squares = jnp.sum(jnp.square(white), axis=2)
-        return base.gaussian(squares, jnp.sum(jnp.log(self.scale)), x.shape[1])
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """Log densities of rows, of shape (N, K)."""
+        inverse, half = 1 / self.scale[None], jnp.sum(jnp.log(self.scale))
+        return lambda x: base.gaussian(mixture.squares(means, inverse, x).T, half, x.shape[1])
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times the standard deviations."""

@@ -1,12 +1,13 @@
 """One variance for all (EII)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import linalg
 from jaxmix.gmm.covariance import base
+from jaxmix.kernels import mixture
 
 
 class TiedSpherical(NamedTuple):
@@ -35,7 +36,7 @@ class TiedSpherical(NamedTuple):
     @staticmethod
     def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
         """The sum of squared lengths about the means, of shape ()."""
-        return jnp.sum(responsibilities * linalg.squared_distances(x, means))
+        return jnp.sum(mixture.pooled_square_scatter(responsibilities.T, means, x))
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled variance, over all features."""
@@ -43,10 +44,10 @@ class TiedSpherical(NamedTuple):
         total = moments.first.shape[1] * jnp.sum(degrees)
         return self._replace(scale=jnp.sqrt((moments.second - between) / total + regularization))
 
-    def log_density(self, means: Array, x: Array) -> Array:
-        """Log densities, of shape (N, K)."""
-        squares = linalg.squared_distances(x, means) / jnp.square(self.scale)
-        return base.gaussian(squares, x.shape[1] * jnp.log(self.scale), x.shape[1])
+    def log_density(self, means: Array) -> Callable[[Array], Array]:
+        """Log densities of rows, of shape (N, K)."""
+        inverse, half = 1 / self.scale[None, None], means.shape[1] * jnp.log(self.scale)
+        return lambda x: base.gaussian(mixture.squares(means, inverse, x).T, half, x.shape[1])
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times the standard deviation."""

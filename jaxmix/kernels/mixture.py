@@ -1,0 +1,209 @@
+r"""Mahalanobis distances of rows, and their scatter about the means: what a step of EM for mixtures costs.
+
+Everything comes from direct differences $x_n - m_k$: the expansion $|x|^2 - 2 x^T m + |m|^2$ is one matrix product and
+loses $\epsilon |m|^2 / \sigma^2$, which in float32 is all of a covariance where means lie thousands of widths apart.
+What is fast is the order: components lie on the first axis and rows on the last, so that every operation runs along
+contiguous rows, and rows come in chunks whose temporaries stay in a CPU's cache.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+
+ROOM = {"cpu": 2**14, "default": 2**24}
+"""Rows times components a chunk: on CPU, what stays in the cache of one core."""
+
+LEAST_ROWS = 512
+"""Rows a chunk on CPU at the least: below, the overhead of a loop shows."""
+
+LANES = 64
+"""Sums that run side by side along the rows: what a CPU's vector units want."""
+
+
+def chunk_rows(num_rows: int, k: int, num_features: int) -> int:
+    """How many rows to take at a time; all chunks alike.
+
+    Args:
+      num_rows: N.
+      k: the number of components.
+      num_features: D.
+    """
+    # A guess where a program is lowered for another platform than this one's: it costs time, never digits.
+    on_cpu = jax.default_backend() == "cpu"
+    size = max(ROOM["cpu" if on_cpu else "default"] // k, LEAST_ROWS)
+    num_chunks = -(-num_rows // size)
+    return -(-num_rows // num_chunks)
+
+
+def squares(means: Array, inverse_scale: Array, x: Array) -> Array:
+    r"""Squared distances in units of each feature's scale.
+
+    $$d_{kn} = \sum_d s_{kd}^{-2} (x_{nd} - m_{kd})^2$$
+
+    Args:
+      means: Array of shape (K, D).
+      inverse_scale: Array of shape (K, D), or (1, D) where components share it.
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (K, N).
+    """
+    k, num_features = means.shape
+    inverse_scale = jnp.broadcast_to(inverse_scale, (k, num_features))
+
+    def one_by_one(means: Array, inverse_scale: Array, x: Array) -> Array:
+        # A feature at a time into an accumulator that stays in cache: XLA would sum features as a chain of scalars.
+        def add(total: Array, feature: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            column, mean, inverse = feature
+            return total + jnp.square((column[None] - mean[:, None]) * inverse[:, None]), None
+
+        features = (x.T, means.T, inverse_scale.T)
+        return jax.lax.scan(add, jnp.zeros((k, x.shape[0]), x.dtype), features)[0]
+
+    def at_once(means: Array, inverse_scale: Array, x: Array) -> Array:
+        return jnp.sum(jnp.square((x[None] - means[:, None]) * inverse_scale[:, None]), axis=2)
+
+    return jax.lax.platform_dependent(means, inverse_scale, x, cpu=one_by_one, default=at_once)
+
+
+def whitened_squares(means: Array, inverse: Array, x: Array) -> Array:
+    r"""Squared Mahalanobis distances, each component with its own Cholesky factor.
+
+    $$d_{kn} = |L_k^{-1} (x_n - m_k)|^2$$
+
+    A triangular system for each row would cost nine times the product with the inverse.
+
+    Args:
+      means: Array of shape (K, D).
+      inverse: Array of shape (K, D, D), the inverses of the factors.
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (K, N).
+    """
+    centred = x.T[None] - means[:, :, None]
+    white = jnp.matmul(inverse, centred, precision=linalg.PRECISION)
+    return jnp.sum(jnp.square(white), axis=1)
+
+
+def tied_whitened_squares(means: Array, inverse: Array, x: Array) -> Array:
+    r"""Squared Mahalanobis distances where all components share one factor, which whitens the rows once.
+
+    $$d_{kn} = |L^{-1} (x_n - o) - L^{-1} (m_k - o)|^2$$
+
+    Args:
+      means: Array of shape (K, D).
+      inverse: Array of shape (D, D), the inverse of the factor.
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (K, N).
+    """
+    # Any o will do: near the rows it keeps their digits.
+    origin = jax.lax.stop_gradient(jnp.mean(means, axis=0))
+    white = linalg.dot(x - origin[None], inverse.T)
+    return squares(linalg.dot(means - origin[None], inverse.T), jnp.ones_like(means[:1]), white)
+
+
+def scatter(shares: Array, means: Array, x: Array) -> Array:
+    r"""Weighted scatter about each mean, $\sum_n s_{kn} (x_n - m_k)(x_n - m_k)^T$.
+
+    Args:
+      shares: Array of shape (K, N), non-negative.
+      means: Array of shape (K, D).
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (K, D, D).
+    """
+    centred = x.T[None] - means[:, :, None]
+    return jnp.einsum("kin,kjn->kij", shares[:, None] * centred, centred, precision=linalg.PRECISION)
+
+
+def square_scatter(shares: Array, means: Array, x: Array) -> Array:
+    r"""The diagonals of `scatter`, $\sum_n s_{kn} (x_{nd} - m_{kd})^2$.
+
+    Args:
+      shares: Array of shape (K, N), non-negative.
+      means: Array of shape (K, D).
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (K, D).
+    """
+    k, num_features = means.shape
+
+    def in_lanes(shares: Array, means: Array, x: Array) -> Array:
+        # Sums along rows are chains of scalars too: here `LANES` of them run side by side.
+        missing = -x.shape[0] % LANES
+        lanes = jnp.pad(x, ((0, missing), (0, 0)), mode="edge").reshape(-1, LANES, num_features).transpose(0, 2, 1)
+        weights = jnp.pad(shares, ((0, 0), (0, missing))).reshape(k, -1, LANES).transpose(1, 0, 2)
+
+        def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
+            columns, weight = rows
+            return total + weight[:, None] * jnp.square(columns[None] - means[:, :, None]), None
+
+        totals = jax.lax.scan(add, jnp.zeros((k, num_features, LANES), x.dtype), (lanes, weights))[0]
+        return jnp.sum(totals, axis=2)
+
+    def at_once(shares: Array, means: Array, x: Array) -> Array:
+        return jnp.sum(shares[:, None] * jnp.square(x.T[None] - means[:, :, None]), axis=2)
+
+    return jax.lax.platform_dependent(shares, means, x, cpu=in_lanes, default=at_once)
+
+
+def pooled_scatter(shares: Array, means: Array, x: Array) -> Array:
+    r"""`scatter` summed over components, at the cost of one of them.
+
+    With $w_n = \sum_k s_{kn}$ and $\bar m_n = \sum_k s_{kn} m_k / w_n$,
+
+    $$\sum_{kn} s_{kn} (x_n - m_k)(x_n - m_k)^T = \sum_n w_n (x_n - \bar m_n)(x_n - \bar m_n)^T
+      + \tfrac12 \sum_{jk} R_{jk} (m_j - m_k)(m_j - m_k)^T, \qquad R_{jk} = \sum_n s_{jn} s_{kn} / w_n$$
+
+    Both terms are sums of squares: nothing cancels, however far the means lie apart.
+
+    Args:
+      shares: Array of shape (K, N), non-negative.
+      means: Array of shape (K, D).
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (D, D).
+    """
+    weights, residual, overlap = _pooled(shares, means, x)
+
+    def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
+        mean, row = one
+        apart = means - mean[None]
+        return total + linalg.dot((row[:, None] * apart).T, apart), None
+
+    between = jax.lax.scan(add, jnp.zeros((means.shape[1],) * 2, x.dtype), (means, overlap))[0]
+    return linalg.dot((weights[:, None] * residual).T, residual) + 0.5 * between
+
+
+def pooled_square_scatter(shares: Array, means: Array, x: Array) -> Array:
+    """The diagonal of `pooled_scatter`.
+
+    Args:
+      shares: Array of shape (K, N), non-negative.
+      means: Array of shape (K, D).
+      x: Array of shape (N, D).
+
+    Returns:
+      Array of shape (D,).
+    """
+    weights, residual, overlap = _pooled(shares, means, x)
+    apart = jnp.square(means[:, None] - means[None])
+    between = linalg.dot(overlap.reshape(1, -1), apart.reshape(-1, means.shape[1]))[0]
+    return linalg.dot(weights[None], jnp.square(residual))[0] + 0.5 * between
+
+
+def _pooled(shares: Array, means: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Weights (N,), what is left of each row less its own mixture of the means (N, D), and overlaps (K, K)."""
+    origin = jnp.mean(means, axis=0)
+    weights = jnp.sum(shares, axis=0)
+    parts = linalg.safe_divide(shares, weights[None])
+    residual = x - origin[None] - linalg.dot(parts.T, means - origin[None])
+    return weights, residual, linalg.dot(parts, shares.T)
