@@ -23,7 +23,6 @@ RANKS = {
     "datasets": 0,
     "door": 1,
     "rows": 2,
-    "kernels": 2,
     "seeding": 2,
     "solve": 2,
     "kernels": 3,
