@@ -4,7 +4,8 @@ from jaxmix.solve.accelerate import Anderson, Squarem
 from jaxmix.solve.em import EM, OverRelaxed
 from jaxmix.solve.gradient import Gradient
 from jaxmix.solve.lbfgs import LBFGS
-from jaxmix.solve.run import best, objective, run, run_many
+from jaxmix.solve.loop import objective
+from jaxmix.solve.run import best, run, run_many
 from jaxmix.solve.stepwise import Stepwise
 from jaxmix.types import Status
 

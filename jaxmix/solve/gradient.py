@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxmix.linalg import safe_divide
 from jaxmix.solve import coordinates, minibatch
-from jaxmix.solve.run import objective
+from jaxmix.solve.loop import objective
 from jaxmix.types import Data, Params, Problem, Progress, Status
 
 GRADIENT_PASSES = 3.0

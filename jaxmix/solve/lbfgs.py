@@ -12,7 +12,7 @@ from jaxmix import door
 from jaxmix.linalg import safe_divide
 from jaxmix.solve import coordinates, monotone
 from jaxmix.solve.gradient import GRADIENT_PASSES
-from jaxmix.solve.run import objective
+from jaxmix.solve.loop import objective
 from jaxmix.types import Data, Params, Problem, Progress, Status
 
 

@@ -7,27 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door
-from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Progress, Solver, State, Status, penalty
-
-
-def objective(problem: Problem, params: Params, data: Data) -> Array:
-    """What `run` reports as `Fit.loss`: the problem's loss over the rows, plus its penalty, once.
-
-    Args:
-      problem: a `Problem`.
-      params: its parameters.
-      data: the rows.
-
-    Returns:
-      Array of shape (); lower is better.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxmix import as_data, kmeans, solve
-      >>> solve.objective(kmeans.KMeans(), jnp.zeros((1, 1)), as_data([[1.0], [2.0]])).item()
-      5.0
-    """
-    return problem.loss(params, data) + penalty(problem, params)
+from jaxmix.solve import loop
+from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Solver, Status
 
 
 def run(
@@ -85,8 +66,12 @@ def run_many(
     max_steps: int = 300,
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 0.0,
+    lanes: int | None = None,
 ) -> Fit:
-    """`run`, vmapped over starts: every fit with its own status, none costing another anything but time.
+    """`run` from many starts: every fit with its own status, none costing another anything but time.
+
+    Under `vmap` every lane would wait for the slowest fit. Here a lane whose fit has ended takes the next start, all in
+    one `while_loop`, so that the steps done are those that the fits needed. As many lanes as starts is plain `vmap`.
 
     Args:
       problem: as in `run`.
@@ -96,12 +81,14 @@ def run_many(
       max_steps: as in `run`.
       rtol: as in `run`.
       atol: as in `run`.
+      lanes: how many fits are computed side by side, static. None: one on CPU, all elsewhere. It changes the results by
+        rounding at most.
 
     Returns:
       A `Fit` with a leading axis R on every leaf, in the order of the starts.
 
     Raises:
-      ValueError: as `run` does, and if the leaves of `starts` disagree about R.
+      ValueError: as `run` does, if the leaves of `starts` disagree about R, or for `lanes` below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,8 +103,11 @@ def run_many(
     shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
+    if lanes is None:
+        lanes = loop.LANES_ON_CPU if jax.default_backend() == "cpu" else shapes[0][0]
+    lanes = door.check_int(lanes, "lanes", least=1)
     kinds = door.kinds(problem, solver)
-    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, kinds=kinds)
+    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, lanes=lanes, kinds=kinds)
 
 
 def best(fits: Fit) -> Fit:
@@ -170,65 +160,12 @@ def _as_params(params: Params, data: Data) -> Params:
     return jax.tree.map(leaf, params)
 
 
-def _loop(
-    problem: Problem, solver: Solver, params: Params, data: Data, rtol: Array, atol: Array, max_steps: int
-) -> Fit:
-    loss_type = jax.eval_shape(objective, problem, params, data).dtype
-    epsilon = jnp.finfo(loss_type).eps
-    rtol, atol = jnp.asarray(rtol, loss_type), jnp.asarray(atol, loss_type)
-    total_weight = jnp.sum(data.weights)
-
-    def progress(first: Array, previous: Array, loss: Array) -> Progress:
-        # Rounding of a sum is relative to its terms: the start's part speaks where the loss crosses zero.
-        size = jnp.maximum(jnp.abs(previous), jnp.abs(loss))
-        slack = jnp.sqrt(epsilon).astype(loss_type) * size + 8 * epsilon * jnp.abs(first)
-        return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
-
-    def running(carry: tuple[State, Array, Array, Array, Array]) -> Array:
-        _, _, status, num_steps, _ = carry
-        return (status == Status.RUNNING) & (num_steps < max_steps)
-
-    def body(carry: tuple[State, Array, Array, Array, Array]) -> tuple[State, Array, Array, Array, Array]:
-        state, previous, _, num_steps, trace = carry
-        after, loss = solver.step(problem, state, data)
-        finite = jnp.isfinite(loss)
-        trace = trace.at[num_steps].set(loss)
-        status = jnp.where(finite, solver.status(after, progress(trace[0], previous, loss)), Status.NONFINITE)
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-        return state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace
-
-    carry = (
-        solver.init(problem, params, data),
-        jnp.array(jnp.inf, loss_type),
-        jnp.array(Status.RUNNING, jnp.int32),
-        jnp.array(0, jnp.int32),
-        jnp.full(max_steps + 1, jnp.nan, loss_type),
-    )
-    state, _, status, num_steps, trace = jax.lax.while_loop(running, body, carry)
-    params = solver.params(problem, state)
-    loss = objective(problem, params, data)
-    status = jnp.where(status == Status.RUNNING, Status.MAX_STEPS, status)
-    return Fit(
-        params=params,
-        loss=loss,
-        status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
-        num_steps=num_steps,
-        num_passes=jnp.asarray(solver.num_passes(state, num_steps), loss_type),
-        trace=trace.at[num_steps].set(loss),
-    )
-
-
 @partial(jax.jit, static_argnames=("max_steps", "kinds"))
 def _run(problem, solver, params, data, rtol, atol, *, max_steps, kinds):
-    return _loop(problem, solver, params, data, rtol, atol, max_steps)
+    return loop.one(loop.parts(problem, solver, params, data, rtol, atol, max_steps), params)
 
 
-@partial(jax.jit, static_argnames=("max_steps", "kinds"))
-def _run_many(problem, solver, starts, data, rtol, atol, *, max_steps, kinds):
-    def loop(start: Params) -> Fit:
-        return _loop(problem, solver, start, data, rtol, atol, max_steps)
-
-    if jax.tree.leaves(starts)[0].shape[0] == 1:
-        # An axis of one is no use to XLA: it runs a tenth slower, and compiles longer.
-        return jax.tree.map(lambda leaf: leaf[None], loop(jax.tree.map(lambda leaf: leaf[0], starts)))
-    return jax.vmap(loop)(starts)
+@partial(jax.jit, static_argnames=("max_steps", "lanes", "kinds"))
+def _run_many(problem, solver, starts, data, rtol, atol, *, max_steps, lanes, kinds):
+    first = jax.tree.map(lambda leaf: leaf[0], starts)
+    return loop.many(loop.parts(problem, solver, first, data, rtol, atol, max_steps), starts, lanes)
