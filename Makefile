@@ -1,7 +1,7 @@
 # `make demo` and `make test` each set up .venv by themselves on a machine with Python 3.11+, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests are compile-bound: one worker a core, and the longest files first.
+# Tests are compile-bound: one worker a core, and neighbours, which share compiled functions, on the same one.
 WORKERS ?= auto
 
 .PHONY: demo test test-all lint format types docs clean
@@ -21,10 +21,10 @@ demo: .venv/.demo
 	$(BIN)/python -m experiments.em_vs_gradient
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 test-all: .venv/.dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

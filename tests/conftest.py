@@ -1,6 +1,7 @@
 """Every test runs in float64 with warnings as errors; float32 is asked for where it is meant."""
 
 import os
+from pathlib import Path
 
 # Before JAX starts its backend: two CPU devices, as on the smallest machine that has more than one.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -9,6 +10,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -23,3 +25,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("long", parent=hypothesis.settings.get_profile("suite"), max_examples=3000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+MOST_MAPS = 30_000
+"""Regions of memory a worker may map: a compiled fit takes 100 to 400, and Linux aborts a process at 65530."""
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
