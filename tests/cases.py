@@ -55,12 +55,13 @@ def _poisson_case() -> ProblemCase:
     return ProblemCase(POISSON.PoissonMixture(), data, POISSON.PoissonParams(jnp.zeros((3, 2)), rates[:, :, None]))
 
 
-def _gmm_case(family: type[gmm.Covariance]) -> ProblemCase:
+def _gmm_case(family: type[gmm.Covariance], *, is_map: bool = False) -> ProblemCase:
     x = blobs(60, 2, 2, spread=2.0)
     data = as_data(x, 1.0 + np.arange(60) % 2)
+    problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(data, 2, family=family)) if is_map else EXACT
     labels = np.stack([np.arange(60) // 20 % 2, x[:, 0] > np.median(x[:, 0]), np.arange(60) // 10 % 2])
-    starts = [gmm.start.from_labels(z.astype(int), data, 2, family=family, problem=EXACT) for z in labels]
-    return ProblemCase(EXACT, data, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
+    starts = [gmm.start.from_labels(z.astype(int), data, 2, family=family, problem=problem) for z in labels]
+    return ProblemCase(problem, data, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
 
 
 # Nothing added to the covariances: the M-step maximises the bound, and the loss never rises.
@@ -72,7 +73,7 @@ PROBLEMS: dict[str, Callable[[], ProblemCase]] = {
     "kmeans_chunked": lambda: _kmeans_case(rows.Chunked(kmeans.KMeans(), 17)),
     "poisson_mixture": _poisson_case,
     "gmm_full": lambda: _gmm_case(gmm.Full),
-    "gmm_tied_diagonal": lambda: _gmm_case(gmm.TiedDiagonal),
+    "gmm_map": lambda: _gmm_case(gmm.TiedDiagonal, is_map=True),
 }
 
 

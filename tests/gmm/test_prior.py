@@ -288,7 +288,7 @@ def low_and_high(tree):
     return low, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), low)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), 1e4])
 def test_steps_in_float32_far_from_the_origin_are_those_in_float64(family, offset):
     data, wide_data = low_and_high(as_data((X + offset).astype(np.float32)))
     prior, wide_prior = low_and_high(gmm.fraley_raftery(data, K, family=family))

@@ -22,7 +22,10 @@ X = blobs(60, 2, 4, spread=3.0)
 OPTIMA = {2: 152.347951760358, 3: 78.8514414261460, 4: 57.2284732142857, 5: 46.4461820512821, 6: 39.0399872460872}
 
 
-@pytest.mark.parametrize(("k", "optimum"), OPTIMA.items())
+@pytest.mark.parametrize(
+    ("k", "optimum"),
+    [pytest.param(*case, marks=[] if case[0] in (3, 6) else [pytest.mark.slow]) for case in OPTIMA.items()],
+)
 def test_iris_reaches_the_published_optimum(k, optimum):
     fit = kmeans.fit(KEY, IRIS, k, restarts=64).check()
     np.testing.assert_allclose(fit.loss, optimum, rtol=1e-12)
@@ -176,7 +179,12 @@ def test_lower_bound_is_the_scatter_left_by_the_first_principal_components():
 
 
 @pytest.mark.parametrize(
-    ("separation", "spread", "num_rows"), [(1e4, 0.1, 200_000), (1e3, 0.01, 1000), (10.0, 1.0, 100_000)]
+    ("separation", "spread", "num_rows"),
+    [
+        (1e4, 0.1, 200_000),
+        pytest.param(1e3, 0.01, 1000, marks=pytest.mark.slow),
+        pytest.param(10.0, 1.0, 100_000, marks=pytest.mark.slow),
+    ],
 )
 def test_float32_holds_where_clusters_lie_far_apart_and_are_large(separation, spread, num_rows):
     random = np.random.default_rng(0)

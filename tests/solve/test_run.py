@@ -12,7 +12,13 @@ from cases import PROBLEMS, SOLVERS
 
 from jaxmix import Fit, FitError, Problem, Solver, Status, as_data, kmeans, rows, solve
 
-TABLE = [(problem, solver) for problem in PROBLEMS for solver in SOLVERS]
+# The same problem by another policy or in chunks: every solver runs on them, but not in every run of the suite.
+VARIANTS = {"kmeans_keep": ("em", "squarem"), "kmeans_chunked": ("em", "stepwise")}
+TABLE = [
+    pytest.param(problem, solver, marks=[pytest.mark.slow] if solver not in VARIANTS.get(problem, SOLVERS) else [])
+    for problem in PROBLEMS
+    for solver in SOLVERS
+]
 
 
 @pytest.fixture(scope="module")

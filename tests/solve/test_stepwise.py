@@ -15,7 +15,7 @@ from jaxmix.solve.stepwise import blend
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("problem", ["kmeans", "poisson_mixture", "gmm_full", "gmm_tied_diagonal"])
+@pytest.mark.parametrize("problem", ["kmeans", "poisson_mixture", "gmm_full", "gmm_map"])
 def test_a_batch_of_all_rows_is_a_step_of_em(problem):
     case = PROBLEMS[problem]()
     num_rows = case.data.x.shape[0]
@@ -169,15 +169,24 @@ def test_a_component_that_is_off_stays_off(solver):
     assert fit.loss < fit.trace[0]
 
 
-def test_float32_far_from_the_origin_under_every_new_solver():
+@pytest.mark.parametrize(
+    "solver",
+    [
+        solve.OverRelaxed(),
+        pytest.param(solve.Squarem(), marks=pytest.mark.slow),
+        pytest.param(solve.Anderson(), marks=pytest.mark.slow),
+        solve.LBFGS(),
+        solve.Stepwise(50, KEY),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_float32_far_from_the_origin(solver):
     random = np.random.default_rng(0)
     x = (random.normal(size=(200, 2)) + 4.0 * (np.arange(200) % 2)[:, None] + 1e4).astype(np.float32)
     problem = gmm.GaussianMixture()
-    solvers = [solve.OverRelaxed(), solve.Squarem(), solve.Anderson(), solve.LBFGS(), solve.Stepwise(50, KEY)]
-    for solver in solvers:
-        losses = []
-        for dtype in (np.float32, np.float64):
-            data = as_data(x.astype(dtype))
-            start = gmm.start.from_labels((x[:, 0] > np.median(x[:, 0])).astype(int), data, 2, problem=problem)
-            losses.append(float(solve.run(problem, solver, start, data, max_steps=30).loss))
-        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3, err_msg=str(solver))
+    losses = []
+    for dtype in (np.float32, np.float64):
+        data = as_data(x.astype(dtype))
+        start = gmm.start.from_labels((x[:, 0] > np.median(x[:, 0])).astype(int), data, 2, problem=problem)
+        losses.append(float(solve.run(problem, solver, start, data, max_steps=30).loss))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
