@@ -76,10 +76,12 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
     if trials < 1:
         raise ValueError(f"`trials` must be at least 1, got {trials}.")
 
-    def candidates(points: Array, closest: Array) -> Array:
+    def candidates(points: Array, closest: Array, index: Array) -> Array:
         # Scaled so that neither tiny weights nor tiny distances underflow.
         mass = data.weights * linalg.safe_divide(closest, jnp.max(closest))
-        return _draw(points, jnp.where(jnp.any(mass > 0), mass, data.weights))
+        costly = (index > 0) & jnp.any(mass > 0)
+        # The first center is one row, drawn by weight: each trial is the same.
+        return _draw(jnp.where(index > 0, points, points[0]), jnp.where(costly, mass, data.weights))
 
     return _one_by_one(key, data, k, trials, candidates)
 
@@ -108,8 +110,9 @@ def maximin(key: Array, data: Data, k: int) -> Array:
       True
     """
 
-    def candidates(_: Array, closest: Array) -> Array:
-        return jnp.argmax(jnp.where(data.weights > 0, closest, -1))[None]
+    def candidates(points: Array, closest: Array, index: Array) -> Array:
+        farthest = jnp.argmax(jnp.where(data.weights > 0, closest, -1)).astype(jnp.int32)
+        return jnp.where(index > 0, farthest, _draw(points, data.weights))
 
     return _one_by_one(key, data, k, 1, candidates)
 
@@ -185,34 +188,45 @@ def _switch_off(centers: Array, num_active: Array) -> Array:
     return jnp.where(known, jnp.where(on[None, :, None], centers, jnp.inf), jnp.nan)
 
 
-def _one_by_one(key: Array, data: Data, k: int, trials: int, candidates: Callable[[Array, Array], Array]) -> Array:
+def _one_by_one(
+    key: Array, data: Data, k: int, trials: int, candidates: Callable[[Array, Array, Array], Array]
+) -> Array:
     """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
     x, weights, _ = data
-    # All random numbers at once: the generator is most of what there is to compile. Row i does not depend on K.
+    # All random numbers at once: the generator is much of what there is to compile. Row i does not depend on K.
     points = jax.random.uniform(key, (k, trials), x.dtype)
     present = weights > 0
 
-    def nearer(rows: Array, closest: Array) -> Array:
-        # Rows that are not there cost nothing, so they are never candidates.
-        return jnp.where(present[None], jnp.minimum(closest[None], linalg.squared_distances(x[rows], x)), 0)
-
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         chosen, closest = carry
-        rows = candidates(points[index], closest)
-        trial = nearer(rows, closest)
+        rows = candidates(points[index], closest, index)
+        # Rows that are not there cost nothing, so they are never candidates.
+        nearer = jnp.minimum(closest[None], linalg.squared_distances(x[rows], x))
+        trial = jnp.where(present[None], nearer, 0)
         winner = jnp.argmin(jnp.sum(trial * weights[None], axis=1))
         return chosen.at[index].set(rows[winner]), trial[winner]
 
-    first = _draw(points[0, :1], weights)
-    chosen = jnp.zeros(k, first.dtype).at[0].set(first[0])
-    closest = nearer(first, jnp.full(x.shape[0], jnp.inf, x.dtype))[0]
-    return x[jax.lax.fori_loop(1, k, body, (chosen, closest))[0]]
+    nothing = (jnp.zeros(k, jnp.int32), jnp.full(x.shape[0], jnp.inf, x.dtype))
+    return x[jax.lax.fori_loop(0, k, body, nothing)[0]]
 
 
 def _draw(points: Array, mass: Array) -> Array:
     """Rows in proportion to `mass`, by inverting its cumulative sum at uniform points of [0, 1)."""
-    cumulative = jnp.cumsum(mass / jnp.max(mass))
-    rows = jnp.searchsorted(cumulative, points * cumulative[-1], side="right", method="compare_all")
-    # A parallel cumulative sum need not be monotone to the last bit: a row without mass is never taken.
-    rows = rows.clip(0, mass.shape[0] - 1)
-    return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass))
+    num_rows = mass.shape[0]
+    # In two levels, of blocks and of rows within one: a sum along all rows rounds more, and compiles for long.
+    width = math.isqrt(num_rows - 1) + 1
+    blocks = jnp.pad(mass / jnp.max(mass), (0, -num_rows % width)).reshape(-1, width)
+    totals = jnp.broadcast_to(jnp.sum(blocks, axis=1)[None], (points.shape[0], blocks.shape[0]))
+    block, rest = _invert(totals, points * jnp.sum(totals[0]))
+    rows = (block * width + _invert(blocks[block], rest)[0]).clip(0, num_rows - 1)
+    # By rounding a point may lie above every sum: a row without mass is never taken.
+    return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
+
+
+def _invert(masses: Array, heights: Array) -> tuple[Array, Array]:
+    """In each row of `masses` the entry whose share of the cumulative sum holds the height, and what is left of it."""
+    num = masses.shape[1]
+    index = jnp.arange(num, dtype=jnp.int32)
+    sums = linalg.dot(masses, (index[:, None] <= index[None]).astype(masses.dtype))
+    found = jnp.sum(sums <= heights[:, None], axis=1, dtype=jnp.int32).clip(0, num - 1)
+    return found, heights - jnp.take_along_axis(sums - masses, found[:, None], axis=1)[:, 0]
