@@ -30,7 +30,7 @@ class Case(NamedTuple):
     lower_bound: float  # NaN where none is known
     unit: float  # what excess loss is counted in: the rows, or NaN for the best loss itself
     reached: float  # a restart has reached the best known loss within this much, in that unit
-    tolerance: dict[str, float]  # of the solvers that end by themselves
+    tolerance: dict[str, Any]  # of the solvers that end by themselves
     source: str
 
 
