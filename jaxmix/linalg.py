@@ -103,6 +103,36 @@ def cholesky(matrices: Array) -> Array:
     return jax.lax.platform_dependent(matrices, cpu=by_columns, default=jnp.linalg.cholesky)
 
 
+def pivoted_cholesky(matrix: Array, least: float) -> tuple[Array, Array]:
+    r"""Rows whose scatter is a positive semi-definite matrix, $A = R^T R + E$, the largest pivot first.
+
+    Args:
+      matrix: Array of shape (D, D), symmetric.
+      least: pivots up to this are left in what remains.
+
+    Returns:
+      R, of shape (D, D), with rows of zeros beyond the rank; and E, of shape (D, D), what remains.
+
+    References:
+      Golub and Van Loan (2013), algorithm 4.2.4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pivoted_cholesky(jnp.array([[1.0, 2.0], [2.0, 4.0]]), 1e-6)[0].tolist()
+      [[1.0, 2.0], [0.0, 0.0]]
+    """
+
+    def step(left: Array, _: None) -> tuple[Array, Array]:
+        diagonal = jnp.diagonal(left)
+        pivot = jnp.argmax(diagonal)
+        real = diagonal[pivot] > least
+        row = jnp.where(real, left[pivot] / jnp.sqrt(jnp.where(real, diagonal[pivot], 1)), 0)
+        return left - row[:, None] * row[None], row
+
+    left, rows = jax.lax.scan(step, matrix, None, length=matrix.shape[0])
+    return rows, left
+
+
 @jax.custom_jvp
 def inverse_tril(factors: Array) -> Array:
     r"""Inverses of lower triangular matrices, by forward substitution; as `cholesky`, without LAPACK on CPU.

@@ -86,3 +86,18 @@ def test_the_derivatives_of_factors_and_inverses_are_right_in_both_modes():
     matrix = jnp.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]])
     check_grads(lambda a: linalg.cholesky((a + a.T) / 2), (matrix,), order=1, modes=["fwd", "rev"])
     check_grads(lambda a: linalg.inverse_tril(jnp.asarray(a)), (jnp.tril(matrix),), order=2, modes=["fwd", "rev"])
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 4])
+def test_rows_of_a_pivoted_factor_have_the_scatter_asked_for_and_as_many_as_the_rank(rank):
+    loadings = np.random.default_rng(rank).normal(size=(4, rank))
+    matrix = jnp.asarray(loadings @ loadings.T)
+    rows, left = linalg.pivoted_cholesky(matrix, 1e-12)
+    np.testing.assert_allclose(rows.T @ rows, matrix, atol=1e-12)
+    np.testing.assert_allclose(left, 0, atol=1e-12)
+    assert int(jnp.sum(jnp.any(rows != 0, axis=1))) == rank
+
+
+def test_what_is_no_scatter_is_left_over_by_a_pivoted_factor():
+    left = linalg.pivoted_cholesky(jnp.array([[1.0, -2.0], [-2.0, 1.0]]), 1e-12)[1]
+    np.testing.assert_allclose(left, [[0, 0], [0, -3]])

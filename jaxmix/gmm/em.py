@@ -149,12 +149,8 @@ def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) 
         evidence, shares = posterior(joint(chunk.x))
         weighted = chunk.weights[:, None] * shares
         counts = linalg.dot(weighted.T, jnp.ones_like(chunk.weights))
-        # About the origin of the data and then the means: no product of coordinates far from zero is ever formed.
-        first = linalg.dot(weighted.T, chunk.x - data.origin[None]) - counts[:, None] * (
-            params.means - data.origin[None]
-        )
-        second = params.covariance.second_moments(weighted, params.means, chunk.x)
-        return Stats(-linalg.dot(chunk.weights, evidence), Moments(counts, first, second))
+        moments = Moments(counts, *params.covariance.moments(weighted, params.means, chunk.x))
+        return Stats(-linalg.dot(chunk.weights, evidence), moments)
 
     return rows.merge_chunks(of_chunk, data, mixture.chunk_rows(data.x.shape[0], *params.means.shape))
 
@@ -215,8 +211,10 @@ def m_step(
       >>> fitted.means.item(), fitted.covariances.item()
       (2.0, 1.0)
     """
-    moments = stats.moments
-    counts = degrees = moments.counts
+    counts = stats.moments.counts
+    # So few that their sums are denormal, or their squares would be: none.
+    counts = degrees = jnp.where(counts <= _least_share(counts.dtype) * jnp.sum(counts), 0, counts)
+    moments = stats.moments._replace(counts=counts)
     shift = moments.shift
     if prior is not None:
         counts = priors.pseudo_counts(prior, counts, params)
@@ -228,6 +226,11 @@ def m_step(
     widths = jnp.sqrt(jnp.diagonal(covariance.dense(*means.shape), axis1=1, axis2=2))
     lost = (widths <= 2 * jnp.finfo(means.dtype).eps * jnp.abs(means)) & (counts > 0)[:, None]
     return GMM(log_weights - jnp.log(jnp.sum(counts)), jnp.where(lost, jnp.nan, means), covariance)
+
+
+def _least_share(dtype: Any) -> float:
+    """The share of all weight below which a component has no rows."""
+    return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps ** 2)
 
 
 @jax.jit
@@ -261,7 +264,7 @@ def recentre(stats: Stats, params: GMM, about: GMM) -> Stats:
     gathered, origin = jnp.diag(counts), jnp.zeros_like(first)
 
     def between(offsets: Array) -> Any:
-        return params.covariance.second_moments(gathered, origin, offsets)
+        return params.covariance.moments(gathered, origin, offsets)[1]
 
     mean = stats.moments.shift
     second = jax.tree.map(lambda s, new, old: s + new - old, second, between(mean + shift), between(mean))

@@ -127,7 +127,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
 
 
 def observe(prior: NormalInverseWishart, moments: Moments, params: GMM) -> tuple[Array, Moments, Array]:
-    """The rows' moments with the prior's pseudo-rows, by a family's own `second_moments`, in its own form.
+    """The rows' moments with the prior's pseudo-rows, by a family's own `moments`, in its own form.
 
     The scale is the scatter of D rows about zero. The prior of a mean is `shrinkage` rows at `mean`, which lie about a
     component's own rows with the weight of both, harmonically: no difference of large squares is ever taken.
@@ -147,7 +147,7 @@ def observe(prior: NormalInverseWishart, moments: Moments, params: GMM) -> tuple
     shift = linalg.safe_divide(moments.first + shrinkage[:, None] * to_mean, both[:, None])
     by_scale = jnp.broadcast_to(jnp.where(on, _share(params), 0)[None], (values.rows.shape[0], on.shape[0]))
     by_mean = jnp.diag(linalg.safe_divide(shrinkage, both) * counts)
-    pseudo = params.covariance.second_moments(
+    _, pseudo = params.covariance.moments(
         jnp.concatenate([by_scale, by_mean]),
         jnp.zeros_like(params.means),
         jnp.concatenate([values.rows, to_mean - moments.shift]),
@@ -286,16 +286,9 @@ def _pseudo_rows(scale: Array) -> Array:
     squares = jnp.abs(jnp.diagonal(scale))
     widths = jnp.sqrt(jnp.where(squares > 0, squares, 1))
     unit = scale / (widths[:, None] * widths[None])
-    definite = jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(unit))).all()
-    factor = jnp.linalg.cholesky(jnp.where(definite, unit, jnp.eye(len(widths), dtype=unit.dtype)))
-    # A singular scale has no such factor. Derivatives of eigenvectors need eigenvalues that differ, so what is not
-    # singular never passes here.
-    distinct = jnp.diag(jnp.arange(1, len(widths) + 1, dtype=unit.dtype))
-    eigenvalues, vectors = jnp.linalg.eigh(jnp.where(definite, distinct, unit))
     epsilon = jnp.finfo(unit.dtype).eps
     # What is rounding is taken for none: a singular scale keeps nothing from collapsing, and the fit says so.
-    real = eigenvalues > 4 * len(widths) * epsilon * jnp.max(eigenvalues)
-    root = jnp.sqrt(jnp.where(real, eigenvalues, 0))[:, None] * vectors.T
+    rows, left = linalg.pivoted_cholesky(unit, 4 * len(widths) * epsilon)
     rounding = math.sqrt(epsilon)
-    known = (eigenvalues >= -rounding).all() & (jnp.abs(unit - unit.T) <= rounding).all()
-    return jnp.where(known, jnp.where(definite, factor.T, root) * widths[None], jnp.nan)
+    known = (jnp.abs(left) <= rounding).all() & (jnp.abs(unit - unit.T) <= rounding).all()
+    return jnp.where(known, rows * widths[None], jnp.nan)

@@ -67,9 +67,8 @@ def _maximise(
     sums = linalg.dot(weighted.T, data.x - data.origin[None])
     means = data.origin[None] + linalg.safe_divide(sums, counts[:, None])
     unit = family.unit(resp.shape[1], data.x.shape[1], data.x.dtype)
-    second = unit.second_moments(weighted, means, data.x)
-    # About the means themselves, so that the covariances are right far from zero.
-    moments = Moments(counts, jnp.zeros_like(means), second)
+    # Means about one origin are near, to its rounding: about themselves they and the covariances come out right.
+    moments = Moments(counts, *unit.moments(weighted, means, data.x))
     empty = GMM(log_weights, means, unit)
     return problem.m_step(Stats(jnp.zeros((), data.x.dtype), moments), empty)
 

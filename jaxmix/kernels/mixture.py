@@ -1,13 +1,18 @@
 r"""Mahalanobis distances of rows, and their scatter about the means: what a step of EM for mixtures costs.
 
-Everything comes from direct differences $x_n - m_k$: the expansion $|x|^2 - 2 x^T m + |m|^2$ is one matrix product and
-loses $\epsilon |m|^2 / \sigma^2$, which in float32 is all of a covariance where means lie thousands of widths apart.
+Components of their own width see rows as direct differences $x_n - m_k$: the expansion $|x|^2 - 2 x^T m + |m|^2$ is
+one matrix product and loses $\epsilon |m|^2 / \sigma^2$, which in float32 is all of a covariance where means lie
+thousands of widths apart. Components that share one width see rows about the mean of the means, and lose
+$\epsilon |m| / \sigma$.
 What is fast is the order: components lie on the first axis and rows on the last, so that every operation runs along
 contiguous rows, and rows come in chunks whose temporaries stay in a CPU's cache.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import linalg
@@ -17,6 +22,9 @@ ROOM = {"cpu": 2**14, "default": 2**24}
 
 LEAST_ROWS = 512
 """Rows a chunk on CPU at the least: below, the overhead of a loop shows."""
+
+FEW_FEATURES = 4
+"""Up to here products of features are summed one by one on CPU: matrices so small pay for being multiplied."""
 
 LANES = 64
 """Sums that run side by side along the rows: what a CPU's vector units want."""
@@ -60,7 +68,8 @@ def squares(means: Array, inverse_scale: Array, x: Array) -> Array:
             return total + jnp.square((column[None] - mean[:, None]) * inverse[:, None]), None
 
         features = (x.T, means.T, inverse_scale.T)
-        return jax.lax.scan(add, jnp.zeros((k, x.shape[0]), x.dtype), features)[0]
+        dtype = jnp.result_type(means, inverse_scale, x)
+        return jax.lax.scan(add, jnp.zeros((k, x.shape[0]), dtype), features)[0]
 
     def at_once(means: Array, inverse_scale: Array, x: Array) -> Array:
         return jnp.sum(jnp.square((x[None] - means[:, None]) * inverse_scale[:, None]), axis=2)
@@ -107,8 +116,12 @@ def tied_whitened_squares(means: Array, inverse: Array, x: Array) -> Array:
     return squares(linalg.dot(means - origin[None], inverse.T), jnp.ones_like(means[:1]), white)
 
 
-def scatter(shares: Array, means: Array, x: Array) -> Array:
-    r"""Weighted scatter about each mean, $\sum_n s_{kn} (x_n - m_k)(x_n - m_k)^T$.
+def moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+    r"""Weighted sums about each mean, and scatter.
+
+    $$\sum_n s_{kn} (x_n - m_k), \qquad \sum_n s_{kn} (x_n - m_k)(x_n - m_k)^T$$
+
+    One product about an origin common to all would lose the digits of narrow components that lie far from it.
 
     Args:
       shares: Array of shape (K, N), non-negative.
@@ -116,51 +129,76 @@ def scatter(shares: Array, means: Array, x: Array) -> Array:
       x: Array of shape (N, D).
 
     Returns:
-      Array of shape (K, D, D).
+      Arrays of shapes (K, D) and (K, D, D).
     """
-    centred = x.T[None] - means[:, :, None]
-    return jnp.einsum("kin,kjn->kij", shares[:, None] * centred, centred, precision=linalg.PRECISION)
+    num_features = means.shape[1]
 
-
-def square_scatter(shares: Array, means: Array, x: Array) -> Array:
-    r"""The diagonals of `scatter`, $\sum_n s_{kn} (x_{nd} - m_{kd})^2$.
-
-    Args:
-      shares: Array of shape (K, N), non-negative.
-      means: Array of shape (K, D).
-      x: Array of shape (N, D).
-
-    Returns:
-      Array of shape (K, D).
-    """
-    k, num_features = means.shape
+    def products(shares: Array, means: Array, x: Array) -> Array:
+        centred = x.T[None] - means[:, :, None]
+        # The sums are one row more of the product.
+        left = jnp.concatenate([shares[:, None] * centred, shares[:, None]], axis=1)
+        return jnp.einsum("kin,kjn->kij", left, centred, precision=linalg.PRECISION)
 
     def in_lanes(shares: Array, means: Array, x: Array) -> Array:
-        # Sums along rows are chains of scalars too: here `LANES` of them run side by side.
-        missing = -x.shape[0] % LANES
-        lanes = jnp.pad(x, ((0, missing), (0, 0)), mode="edge").reshape(-1, LANES, num_features).transpose(0, 2, 1)
-        weights = jnp.pad(shares, ((0, 0), (0, missing))).reshape(k, -1, LANES).transpose(1, 0, 2)
+        upper, lower = np.tril_indices(num_features)
+        sums = _in_lanes(shares, means, x, lambda c: jnp.concatenate([c[:, upper] * c[:, lower], c], axis=1))
+        places = np.zeros((num_features + 1, num_features), int)
+        places[upper, lower] = places[lower, upper] = np.arange(len(upper))
+        places[-1] = len(upper) + np.arange(num_features)
+        return sums[:, places]
 
-        def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
-            columns, weight = rows
-            return total + weight[:, None] * jnp.square(columns[None] - means[:, :, None]), None
+    few = in_lanes if num_features <= FEW_FEATURES else products
+    both = jax.lax.platform_dependent(shares, means, x, cpu=few, default=products)
+    return both[:, -1], both[:, :-1]
 
-        totals = jax.lax.scan(add, jnp.zeros((k, num_features, LANES), x.dtype), (lanes, weights))[0]
-        return jnp.sum(totals, axis=2)
+
+def square_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+    r"""The sums of `moments`, and the diagonals of its scatter, $\sum_n s_{kn} (x_{nd} - m_{kd})^2$.
+
+    Args:
+      shares: Array of shape (K, N), non-negative.
+      means: Array of shape (K, D).
+      x: Array of shape (N, D).
+
+    Returns:
+      Two arrays of shape (K, D).
+    """
+
+    def in_lanes(shares: Array, means: Array, x: Array) -> Array:
+        return _in_lanes(shares, means, x, lambda c: jnp.concatenate([c, jnp.square(c)], axis=1))
 
     def at_once(shares: Array, means: Array, x: Array) -> Array:
-        return jnp.sum(shares[:, None] * jnp.square(x.T[None] - means[:, :, None]), axis=2)
+        centred = x.T[None] - means[:, :, None]
+        return jnp.sum(shares[:, None] * jnp.concatenate([centred, jnp.square(centred)], axis=1), axis=2)
 
-    return jax.lax.platform_dependent(shares, means, x, cpu=in_lanes, default=at_once)
+    both = jax.lax.platform_dependent(shares, means, x, cpu=in_lanes, default=at_once)
+    return both[:, : means.shape[1]], both[:, means.shape[1] :]
 
 
-def pooled_scatter(shares: Array, means: Array, x: Array) -> Array:
-    r"""`scatter` summed over components, at the cost of one of them.
+def _in_lanes(shares: Array, means: Array, x: Array, terms: Callable[[Array], Array]) -> Array:
+    """Sums over rows of shares times `terms` (K, P, n) of x - m (K, D, n): of shape (K, P)."""
+    k, num_features = means.shape
+    # A sum along rows is a chain of scalars for XLA on CPU: here `LANES` of them run side by side.
+    missing = -x.shape[0] % LANES
+    lanes = jnp.pad(x, ((0, missing), (0, 0)), mode="edge").reshape(-1, LANES, num_features).transpose(0, 2, 1)
+    weights = jnp.pad(shares, ((0, 0), (0, missing))).reshape(k, -1, LANES).transpose(1, 0, 2)
 
-    With $w_n = \sum_k s_{kn}$ and $\bar m_n = \sum_k s_{kn} m_k / w_n$,
+    def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
+        columns, weight = rows
+        return total + weight[:, None] * terms(columns[None] - means[:, :, None]), None
+
+    dtype = jnp.result_type(shares, means, x)
+    size = jax.eval_shape(terms, jax.ShapeDtypeStruct((k, num_features, LANES), dtype)).shape
+    return jnp.sum(jax.lax.scan(add, jnp.zeros(size, dtype), (lanes, weights))[0], axis=2)
+
+
+def pooled_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+    r"""`moments` with the scatter summed over components, at the cost of one of them.
+
+    With $w_n = \sum_k s_{kn}$, $\bar m_n = \sum_k s_{kn} m_k / w_n$ and $R_{jk} = \sum_n s_{jn} s_{kn} / w_n$,
 
     $$\sum_{kn} s_{kn} (x_n - m_k)(x_n - m_k)^T = \sum_n w_n (x_n - \bar m_n)(x_n - \bar m_n)^T
-      + \tfrac12 \sum_{jk} R_{jk} (m_j - m_k)(m_j - m_k)^T, \qquad R_{jk} = \sum_n s_{jn} s_{kn} / w_n$$
+      + \tfrac12 \sum_{jk} R_{jk} (m_j - m_k)(m_j - m_k)^T$$
 
     Both terms are sums of squares: nothing cancels, however far the means lie apart.
 
@@ -170,21 +208,21 @@ def pooled_scatter(shares: Array, means: Array, x: Array) -> Array:
       x: Array of shape (N, D).
 
     Returns:
-      Array of shape (D, D).
+      Arrays of shapes (K, D) and (D, D).
     """
-    weights, residual, overlap = _pooled(shares, means, x)
+    weights, residual, overlap, first = _pooled(shares, means, x)
 
     def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
         mean, row = one
         apart = means - mean[None]
         return total + linalg.dot((row[:, None] * apart).T, apart), None
 
-    between = jax.lax.scan(add, jnp.zeros((means.shape[1],) * 2, x.dtype), (means, overlap))[0]
-    return linalg.dot((weights[:, None] * residual).T, residual) + 0.5 * between
+    between = jax.lax.scan(add, jnp.zeros((means.shape[1],) * 2, overlap.dtype), (means, overlap))[0]
+    return first, linalg.dot((weights[:, None] * residual).T, residual) + 0.5 * between
 
 
-def pooled_square_scatter(shares: Array, means: Array, x: Array) -> Array:
-    """The diagonal of `pooled_scatter`.
+def pooled_square_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+    """The sums of `pooled_moments`, and the diagonal of its scatter.
 
     Args:
       shares: Array of shape (K, N), non-negative.
@@ -192,18 +230,20 @@ def pooled_square_scatter(shares: Array, means: Array, x: Array) -> Array:
       x: Array of shape (N, D).
 
     Returns:
-      Array of shape (D,).
+      Arrays of shapes (K, D) and (D,).
     """
-    weights, residual, overlap = _pooled(shares, means, x)
+    weights, residual, overlap, first = _pooled(shares, means, x)
     apart = jnp.square(means[:, None] - means[None])
     between = linalg.dot(overlap.reshape(1, -1), apart.reshape(-1, means.shape[1]))[0]
-    return linalg.dot(weights[None], jnp.square(residual))[0] + 0.5 * between
+    return first, linalg.dot(weights[None], jnp.square(residual))[0] + 0.5 * between
 
 
-def _pooled(shares: Array, means: Array, x: Array) -> tuple[Array, Array, Array]:
-    """Weights (N,), what is left of each row less its own mixture of the means (N, D), and overlaps (K, K)."""
+def _pooled(shares: Array, means: Array, x: Array) -> tuple[Array, Array, Array, Array]:
+    """Weights (N,), what is left of each row less its own mixture of the means (N, D), overlaps (K, K), sums (K, D)."""
     origin = jnp.mean(means, axis=0)
     weights = jnp.sum(shares, axis=0)
     parts = linalg.safe_divide(shares, weights[None])
     residual = x - origin[None] - linalg.dot(parts.T, means - origin[None])
-    return weights, residual, linalg.dot(parts, shares.T)
+    overlap = linalg.dot(parts, shares.T)
+    gaps = jnp.sum(overlap[:, :, None] * (means[None] - means[:, None]), axis=1)
+    return weights, residual, overlap, linalg.dot(shares, residual) + gaps

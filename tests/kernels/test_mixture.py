@@ -9,7 +9,7 @@ from cases import EXACT, blobs
 from jaxmix import as_data, gmm, solve
 from jaxmix.kernels import mixture
 
-K, D, N = 3, 4, 150  # no multiple of the lanes
+K, D, N = 3, 5, 150  # no multiple of the lanes
 RNG = np.random.default_rng(1)
 X = jnp.asarray(blobs(N, D, K, spread=4.0))
 MEANS = jnp.asarray(RNG.normal(size=(K, D)))
@@ -17,6 +17,7 @@ SHARES = jnp.asarray(RNG.dirichlet(np.ones(K), size=N).T * RNG.integers(0, 3, si
 INVERSE_SCALE = jnp.asarray(RNG.uniform(0.5, 2.0, size=(K, D)))
 INVERSE = jnp.asarray(np.linalg.inv(np.tril(RNG.normal(size=(K, D, D)), -1) + 2 * np.eye(D)))
 CENTRED = np.asarray(X)[None] - np.asarray(MEANS)[:, None]  # (K, N, D)
+FIRST = np.einsum("kn,knd->kd", SHARES, CENTRED)
 SCATTER = np.einsum("kn,kni,knj->kij", SHARES, CENTRED, CENTRED)
 WHITE = np.einsum("kij,knj->kni", INVERSE, CENTRED)
 
@@ -34,10 +35,17 @@ SUMS = {
         lambda: mixture.tied_whitened_squares(MEANS, INVERSE[0], X),
         (np.einsum("ij,knj->kni", INVERSE[0], CENTRED) ** 2).sum(2),
     ),
-    "scatter": (lambda: mixture.scatter(SHARES, MEANS, X), SCATTER),
-    "square scatter": (lambda: mixture.square_scatter(SHARES, MEANS, X), np.einsum("kii->ki", SCATTER)),
-    "pooled": (lambda: mixture.pooled_scatter(SHARES, MEANS, X), SCATTER.sum(0)),
-    "pooled square": (lambda: mixture.pooled_square_scatter(SHARES, MEANS, X), np.diag(SCATTER.sum(0))),
+    "moments": (lambda: mixture.moments(SHARES, MEANS, X), (FIRST, SCATTER)),
+    "moments of few features": (
+        lambda: mixture.moments(SHARES, MEANS[:, :2], X[:, :2]),
+        (FIRST[:, :2], SCATTER[:, :2, :2]),
+    ),
+    "square moments": (lambda: mixture.square_moments(SHARES, MEANS, X), (FIRST, np.einsum("kii->ki", SCATTER))),
+    "pooled moments": (lambda: mixture.pooled_moments(SHARES, MEANS, X), (FIRST, SCATTER.sum(0))),
+    "pooled square moments": (
+        lambda: mixture.pooled_square_moments(SHARES, MEANS, X),
+        (FIRST, np.diag(SCATTER.sum(0))),
+    ),
 }
 
 
@@ -54,17 +62,17 @@ def platform(request, monkeypatch):
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_are_those_of_their_definition_on_every_platform(platform, name):
     found, expected = SUMS[name]
-    np.testing.assert_allclose(found(), expected, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found(), expected)
 
 
-@pytest.mark.parametrize("name", ["pooled_scatter", "pooled_square_scatter"])
+@pytest.mark.parametrize("name", ["pooled_moments", "pooled_square_moments"])
 def test_pooled_sums_lose_nothing_where_means_lie_far_apart(name):
     far = 1e4 * np.arange(K)[:, None] + np.asarray(MEANS)
     labels = np.arange(N) % K
     x = far[labels] + np.random.default_rng(5).normal(size=(N, D))
     shares = np.eye(K)[labels].T
-    exact = getattr(mixture, name)(shares, far, x)
-    single = getattr(mixture, name)(*(jnp.asarray(a, jnp.float32) for a in (shares, far, x)))
+    exact = getattr(mixture, name)(shares, far, x)[1]
+    single = getattr(mixture, name)(*(jnp.asarray(a, jnp.float32) for a in (shares, far, x)))[1]
     # 1e4 widths apart float32 rows have 3 digits of their cluster left, and squares about zero would have none.
     np.testing.assert_allclose(single, exact, rtol=1e-2, atol=1e-2 * N)
 
@@ -92,14 +100,26 @@ def test_chunks_are_alike_and_cover_all_rows(k):
         assert -(-num_rows // size) * size - num_rows < -(-num_rows // size)
 
 
-def test_a_step_of_em_waits_for_no_thread_of_its_own_program():
+@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied])
+@pytest.mark.parametrize("is_map", [False, True])
+def test_a_step_of_em_waits_for_no_thread_of_its_own_program(family, is_map):
     # Batched LAPACK calls of jaxlib dead-lock where two of them run at once on two cores: see `linalg.cholesky`.
     data = as_data(X)
-    start = gmm.start.from_labels(np.arange(N) % K, data, K, problem=EXACT)
+    problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(data, K, family=family)) if is_map else EXACT
+    start = gmm.start.from_labels(np.arange(N) % K, data, K, family=family, problem=problem)
 
     def fit(start):
-        return solve.run(EXACT, solve.EM(), start, data, max_steps=3).loss
+        return solve.run(problem, solve.EM(), start, data, max_steps=3).loss
 
     text = jax.jit(jax.vmap(fit)).lower(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)).as_text()
     assert "while" in text
     assert "lapack" not in text
+
+
+def test_wider_parameters_than_rows_are_promoted_alike_for_every_family():
+    x = jnp.asarray(X, jnp.float32)
+    for family in (gmm.Full, gmm.Diagonal, gmm.TiedSpherical):
+        params = gmm.start.from_labels(np.arange(N) % K, X, K, family=family, problem=EXACT)
+        found = gmm.log_prob(params, x)
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, gmm.log_prob(params, x.astype(jnp.float64)), rtol=1e-5)

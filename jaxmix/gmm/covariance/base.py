@@ -43,8 +43,11 @@ class Covariance(Protocol):
         ...
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Any:
-        """The second moments that `maximize` needs: sums over rows, responsibilities of shape (N, K) weighted."""
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Any]:
+        """Sums over rows for weighted responsibilities (N, K): of x - m, (K, D), and the second moments, its own form.
+
+        From differences x - m, so that a narrow component keeps its digits wherever it lies.
+        """
         ...
 
     def maximize(self, moments: Moments, degrees: Array, regularization: Array | float) -> Self:

@@ -35,9 +35,9 @@ class Diagonal(NamedTuple):
         return cls(jnp.ones((k, num_features), dtype))
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
-        """Sums of squares about each mean, of shape (K, D)."""
-        return mixture.square_scatter(responsibilities.T, means, x)
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        """Sums and sums of squares about each mean, both of shape (K, D)."""
+        return mixture.square_moments(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The weighted variances of each component's rows."""

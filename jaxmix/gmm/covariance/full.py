@@ -35,9 +35,9 @@ class Full(NamedTuple):
         return cls(jnp.tile(jnp.eye(num_features, dtype=dtype)[None], (k, 1, 1)))
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
-        """Scatter about each mean, of shape (K, D, D)."""
-        return mixture.scatter(responsibilities.T, means, x)
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        """Sums and scatter about each mean, of shapes (K, D) and (K, D, D)."""
+        return mixture.moments(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The weighted covariance of each component's rows."""

@@ -35,9 +35,10 @@ class Spherical(NamedTuple):
         return cls(jnp.ones(k, dtype))
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
-        """Sums of squared lengths about each mean, of shape (K,)."""
-        return jnp.sum(mixture.square_scatter(responsibilities.T, means, x), axis=1)
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        """Sums and sums of squared lengths about each mean, of shapes (K, D) and (K,)."""
+        first, squares = mixture.square_moments(responsibilities.T, means, x)
+        return first, jnp.sum(squares, axis=1)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The mean of each component's weighted variances."""

@@ -35,9 +35,9 @@ class Tied(NamedTuple):
         return cls(jnp.eye(num_features, dtype=dtype))
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
-        """Scatter about the means of all components together, of shape (D, D)."""
-        return mixture.pooled_scatter(responsibilities.T, means, x)
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        """Sums about each mean, and the scatter of all components together, of shapes (K, D) and (D, D)."""
+        return mixture.pooled_moments(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled covariance."""

@@ -34,9 +34,9 @@ class TiedDiagonal(NamedTuple):
         return cls(jnp.ones(num_features, dtype))
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
-        """Sums of squares about the means of all components together, of shape (D,)."""
-        return mixture.pooled_square_scatter(responsibilities.T, means, x)
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        """Sums about each mean, and of squares of all components together, of shapes (K, D) and (D,)."""
+        return mixture.pooled_square_moments(responsibilities.T, means, x)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled variances."""

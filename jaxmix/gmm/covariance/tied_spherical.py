@@ -34,9 +34,10 @@ class TiedSpherical(NamedTuple):
         return cls(jnp.ones((), dtype))
 
     @staticmethod
-    def second_moments(responsibilities: Array, means: Array, x: Array) -> Array:
-        """The sum of squared lengths about the means, of shape ()."""
-        return jnp.sum(mixture.pooled_square_scatter(responsibilities.T, means, x))
+    def moments(responsibilities: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        """Sums about each mean, and the sum of squared lengths, of shapes (K, D) and ()."""
+        first, squares = mixture.pooled_square_moments(responsibilities.T, means, x)
+        return first, jnp.sum(squares)
 
     def maximize(self, moments: base.Moments, degrees: Array, regularization: Array | float) -> Self:
         """The pooled variance, over all features."""
