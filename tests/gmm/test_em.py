@@ -138,3 +138,38 @@ def test_a_collapsing_component_ends_alone():
     chex.assert_trees_all_equal(*[jax.tree.map(lambda leaf: leaf[0], f) for f in (fits, expected)])
     assert np.isfinite(fits.loss[0])
     assert solve.best(fits).loss == fits.loss[0]
+
+
+@pytest.mark.parametrize("family", [gmm.Full, gmm.Diagonal, gmm.Spherical])
+def test_a_narrow_component_far_from_a_wide_one_keeps_its_digits_in_float32(family):
+    random = np.random.default_rng(0)
+    x = np.concatenate([0.05 * random.normal(size=(500, 2)), 1e6 + 1e3 * random.normal(size=(500, 2))])
+    fit = gmm.fit(jax.random.key(0), x.astype(np.float32), 2, family=family, restarts=2, max_steps=50).check()
+    rows = x.astype(np.float32).astype(float)  # what float32 could keep of the wide component
+    exact = gmm.fit(jax.random.key(0), rows, 2, family=family, restarts=2, max_steps=50)
+    narrow = int(jnp.argmin(jnp.abs(fit.params.means[:, 0])))
+    np.testing.assert_allclose(fit.loss, exact.loss, rtol=1e-4)
+    np.testing.assert_allclose(fit.params.means[narrow], rows[:500].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        jnp.diagonal(fit.params.covariances[narrow]).mean(), rows[:500].var(axis=0).mean(), rtol=1e-3
+    )
+
+
+def test_a_component_that_fades_through_the_denormals_is_off_and_never_nan():
+    x = np.random.default_rng(0).normal(size=(100, 1)).astype(np.float32)
+    distances = jnp.arange(12.0, 17.0, 0.25, dtype=jnp.float32)
+
+    def fit(distance):
+        start = gmm.GMM(
+            jnp.log(jnp.full(2, 0.5, jnp.float32)),
+            jnp.stack([jnp.zeros(1, jnp.float32), distance[None]]),
+            gmm.Full.unit(2, 1, jnp.float32),
+        )
+        return solve.run(gmm.GaussianMixture(), solve.EM(), start, x, max_steps=40, atol=1e-6)
+
+    fits = jax.vmap(fit)(distances)
+    assert (fits.status == Status.CONVERGED).all()
+    assert jnp.isfinite(fits.params.covariance.scale_tril).all()
+    faded = fits.params.log_weights[:, 1] == -jnp.inf
+    assert faded[-1]
+    assert not faded[0]
