@@ -26,7 +26,8 @@ def draw(rows: list[dict[str, Any]]) -> Figure | None:
         columns = figure.add_gridspec(1, min(len(lines), 2))
         places = [columns[0]]
         if len(lines) > 1:
-            places += list(columns[1].subgridspec(len(lines) - 1, 1, height_ratios=heights[1:]))
+            below = columns[1].subgridspec(len(lines) - 1, 1, height_ratios=heights[1:])
+            places += [below[i] for i in range(len(lines) - 1)]
         for place, (job, own) in zip(places, lines.items(), strict=True):
             _panel(figure.add_subplot(place), PANELS[job], own)
         _legend(figure, [row for own in lines.values() for part in own.values() for row in part])

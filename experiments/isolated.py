@@ -94,10 +94,10 @@ def import_rows(peers: Sequence[str], *, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def first_call_rows(case: Case, *, repeats: int, timeout: float, both: bool = True) -> list[dict[str, Any]]:
+def first_call_rows(case: Case, *, repeats: int, timeout: float, cached: bool = True) -> list[dict[str, Any]]:
     """Seconds of the first default fit minus those of the second, without and with JAX's persistent cache filled.
 
-    Only with the cache, unless `both`.
+    Only without, unless `cached`.
     """
     table = []
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def first_call_rows(case: Case, *, repeats: int, timeout: float, both: bool = Tr
         }
         job = {"case": dataclasses.asdict(case)}
         ways: list[tuple[str, dict[str, str]]] = [("no cache", {}), ("persistent cache", cache)]
-        for title, environment in ways if both else ways[1:]:
+        for title, environment in ways if cached else ways[:1]:
             fault, taken = "", []
             try:
                 if environment:
