@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments import report
 
@@ -46,7 +47,7 @@ def _lines(rows: list[dict[str, Any]], job: str) -> dict[tuple[str, str, str], l
 def _panel(axis: Axes, title: str, lines: dict[tuple[str, str, str], list[dict[str, Any]]]) -> None:
     names = []
     for y, ((what, size, peer), own) in enumerate(lines.items()):
-        kind = what.removeprefix("mixture, ")
+        kind = what.removeprefix("mixture, ").replace(", ", " ")
         names.append(f"{'' if kind == 'K-means' else kind + '  '}{size}".replace(", ", ","))
         colour = report.COLOURS[PEERS.index(peer)]
         for row in own:
@@ -69,7 +70,9 @@ def _panel(axis: Axes, title: str, lines: dict[tuple[str, str, str], list[dict[s
     axis.set_title(title, loc="left")
     axis.set_xlabel("time of the peer / time of jaxmix")
     axis.grid(axis="y", visible=False)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, rows: list[dict[str, Any]]) -> None:
