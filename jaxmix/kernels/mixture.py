@@ -9,10 +9,10 @@ contiguous rows, and rows come in chunks whose temporaries stay in a CPU's cache
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxmix import linalg
@@ -133,23 +133,21 @@ def moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
     """
     num_features = means.shape[1]
 
-    def products(shares: Array, means: Array, x: Array) -> Array:
+    def products(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
         centred = x.T[None] - means[:, :, None]
         # The sums are one row more of the product.
         left = jnp.concatenate([shares[:, None] * centred, shares[:, None]], axis=1)
-        return jnp.einsum("kin,kjn->kij", left, centred, precision=linalg.PRECISION)
+        both = jnp.einsum("kin,kjn->kij", left, centred, precision=linalg.PRECISION)
+        return both[:, -1], both[:, :-1]
 
-    def in_lanes(shares: Array, means: Array, x: Array) -> Array:
-        upper, lower = np.tril_indices(num_features)
-        sums = _in_lanes(shares, means, x, lambda c: jnp.concatenate([c[:, upper] * c[:, lower], c], axis=1))
-        places = np.zeros((num_features + 1, num_features), int)
-        places[upper, lower] = places[lower, upper] = np.arange(len(upper))
-        places[-1] = len(upper) + np.arange(num_features)
-        return sums[:, places]
+    def in_lanes(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        lower = [(i, j) for i in range(num_features) for j in range(i + 1)]
+        first, pairs = _in_lanes(shares, means, x, lambda c: (c, [c[:, i] * c[:, j] for i, j in lower]))
+        places = [[lower.index((max(i, j), min(i, j))) for j in range(num_features)] for i in range(num_features)]
+        return first, jnp.stack(pairs, axis=1)[:, jnp.array(places)]
 
     few = in_lanes if num_features <= FEW_FEATURES else products
-    both = jax.lax.platform_dependent(shares, means, x, cpu=few, default=products)
-    return both[:, -1], both[:, :-1]
+    return jax.lax.platform_dependent(shares, means, x, cpu=few, default=products)
 
 
 def square_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
@@ -164,32 +162,35 @@ def square_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]
       Two arrays of shape (K, D).
     """
 
-    def in_lanes(shares: Array, means: Array, x: Array) -> Array:
-        return _in_lanes(shares, means, x, lambda c: jnp.concatenate([c, jnp.square(c)], axis=1))
+    def in_lanes(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        return _in_lanes(shares, means, x, lambda c: (c, jnp.square(c)))
 
-    def at_once(shares: Array, means: Array, x: Array) -> Array:
+    def at_once(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
         centred = x.T[None] - means[:, :, None]
-        return jnp.sum(shares[:, None] * jnp.concatenate([centred, jnp.square(centred)], axis=1), axis=2)
+        return jnp.sum(shares[:, None] * centred, axis=2), jnp.sum(shares[:, None] * jnp.square(centred), axis=2)
 
-    both = jax.lax.platform_dependent(shares, means, x, cpu=in_lanes, default=at_once)
-    return both[:, : means.shape[1]], both[:, means.shape[1] :]
+    return jax.lax.platform_dependent(shares, means, x, cpu=in_lanes, default=at_once)
 
 
-def _in_lanes(shares: Array, means: Array, x: Array, terms: Callable[[Array], Array]) -> Array:
-    """Sums over rows of shares times `terms` (K, P, n) of x - m (K, D, n): of shape (K, P)."""
+def _in_lanes(shares: Array, means: Array, x: Array, terms: Callable[[Array], Any]) -> Any:
+    """Sums over rows of shares times `terms` of x - m, (K, D, n): arrays (K, ..., n), which lose their last axis."""
     k, num_features = means.shape
     # A sum along rows is a chain of scalars for XLA on CPU: here `LANES` of them run side by side.
     missing = -x.shape[0] % LANES
     lanes = jnp.pad(x, ((0, missing), (0, 0)), mode="edge").reshape(-1, LANES, num_features).transpose(0, 2, 1)
     weights = jnp.pad(shares, ((0, 0), (0, missing))).reshape(k, -1, LANES).transpose(1, 0, 2)
 
-    def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
-        columns, weight = rows
-        return total + weight[:, None] * terms(columns[None] - means[:, :, None]), None
+    def weighted(columns: Array, weight: Array) -> Any:
+        values = terms(columns[None] - means[:, :, None])
+        return jax.tree.map(lambda value: value * (weight[:, None] if value.ndim == 3 else weight), values)
 
-    dtype = jnp.result_type(shares, means, x)
-    size = jax.eval_shape(terms, jax.ShapeDtypeStruct((k, num_features, LANES), dtype)).shape
-    return jnp.sum(jax.lax.scan(add, jnp.zeros(size, dtype), (lanes, weights))[0], axis=2)
+    # One array a sum: XLA writes what is joined here to memory, and runs five times as long.
+    def add(totals: Any, rows: tuple[Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, totals, weighted(*rows)), None
+
+    shapes = jax.eval_shape(weighted, lanes[0], weights[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(lambda total: jnp.sum(total, axis=-1), jax.lax.scan(add, zeros, (lanes, weights))[0])
 
 
 def pooled_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
