@@ -23,7 +23,7 @@ ROOM = {"cpu": 2**14, "default": 2**24}
 LEAST_ROWS = 512
 """Rows a chunk on CPU at the least: below, the overhead of a loop shows."""
 
-FEW_FEATURES = 4
+FEW_FEATURES = 2
 """Up to here products of features are summed one by one on CPU: matrices so small pay for being multiplied."""
 
 LANES = 64
