@@ -235,6 +235,19 @@ def check_nonnegative(value: ArrayLike, name: str) -> Array:
     return jnp.asarray(value, jnp.result_type(float))
 
 
+def check_least(value: ArrayLike, name: str, least: float, *, strictly: bool = False) -> None:
+    """Refuses a concrete number, or one of many, that is not finite, or below `least` (or at it, if `strictly`).
+
+    Raises:
+      ValueError: naming the argument.
+    """
+    if not is_concrete(value):
+        return
+    numbers = np.asarray(value, float)
+    if not (np.isfinite(numbers) & ((numbers > least) if strictly else (numbers >= least))).all():
+        raise ValueError(f"`{name}` must be finite and {'above' if strictly else 'at least'} {least:g}, got {value}.")
+
+
 def check_key(key: Array) -> None:
     """Refuses what is not one typed PRNG key.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix.types import Data, Params, Problem, Stats, penalty, recentre
+from jaxmix.types import Data, Params, Problem, Stats, check, penalty, recentre
 
 
 def merge(left: Stats, right: Stats) -> Stats:
@@ -143,6 +143,10 @@ class Chunked:
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise ValueError(f"`size` must be an integer of at least 1, the rows of a chunk, got {self.size!r}.")
+
+    def check(self) -> None:
+        """As the problem's own."""
+        check(self.problem)
 
     def e_step(self, params: Params, data: Data) -> Stats:
         """The statistics of all rows, chunk after chunk."""

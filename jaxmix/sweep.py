@@ -83,8 +83,12 @@ class Sweep:
           A `Sweep` over the other axes; `fits` alone where none is left.
 
         Raises:
-          ValueError: for a name that is no axis.
+          ValueError: for a name that is no axis, or an index out of range.
         """
+        for name, index in indices.items():
+            length = self.shape[self._axis(name)]
+            if not -length <= index < length:
+                raise ValueError(f"Axis `{name}` has {length} values: {index} must be an index of one, not its value.")
         chosen = {self._axis(name): index for name, index in indices.items()}
         where = tuple(chosen.get(axis, slice(None)) for axis in range(len(self.names)))
         left = [axis for axis in range(len(self.names)) if axis not in chosen]
@@ -114,7 +118,7 @@ class Sweep:
           columns: more columns, arrays of the shape of the sweep, such as what `map` returned.
 
         Returns:
-          A list of dictionaries of Python numbers. A key of JAX's random numbers shows as its index.
+          A list of dictionaries of Python numbers. What is no single number, such as a key, shows as its index.
 
         Raises:
           ValueError: for a column of another shape.
@@ -126,7 +130,8 @@ class Sweep:
         if isinstance(self.fits, Fit):
             fields = ("loss", "status", "num_steps", "num_passes")
             arrays = {field: np.asarray(getattr(self.fits, field)) for field in fields} | arrays
-        axes = [np.arange(len(value)) if _is_key(value) else np.asarray(value) for value in self.values]
+        # What is no single number shows as its index.
+        axes = [np.arange(len(v)) if _is_key(v) or v.ndim > 1 else np.asarray(v) for v in self.values]
         return [
             {name: axis[i].item() for name, axis, i in zip(self.names, axes, index, strict=True)}
             | {name: array[index].item() for name, array in arrays.items()}
@@ -145,7 +150,7 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
     Everything that `kmeans.fit` or `gmm.fit` traces can be an axis: keys, `num_active` for K, tolerances, learning
     rates, regularization, the strength of a prior, temperatures, weights. What sets shapes or chooses code (the
     family, the solver, `restarts`) cannot: make one grid for each. A fit that fails has its status, and costs no other
-    anything.
+    anything. Each call compiles the function anew.
 
     Args:
       function: takes one value of each axis, by name, and returns a pytree, such as a `Fit`; traceable.
@@ -227,7 +232,7 @@ def mixtures(
       A `Sweep` with axes "k", "regularization" and "restart" for each family, by its name.
 
     Raises:
-      ValueError: for no or bad `ks`, and as `gmm.fit` does.
+      ValueError: for no or bad `ks`, options that the sweep sets itself, and as `gmm.fit` does.
 
     References:
       Fraley and Raftery (2002), section 3: a table of families and numbers of components.
@@ -241,6 +246,9 @@ def mixtures(
       >>> bic.shape
       (2, 1)
     """
+    taken = {"problem", "num_active", "family"} & set(options)
+    if taken:
+        raise ValueError(f"`mixtures` makes {sorted(taken)} by itself. For another problem, write the fit with `grid`.")
     ks = [door.check_int(k, "ks", least=1) for k in ks]
     data = door.as_data(x, weights)
     if not ks:

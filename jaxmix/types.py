@@ -73,12 +73,14 @@ _SENTENCES = {
     Status.CONVERGED: "The solver's stopping rule was met.",
     Status.MAX_STEPS: "The steps ran out first. Raise `max_steps`, or loosen `rtol` or `atol`.",
     Status.NONFINITE: (
-        "The loss became NaN or infinite. Look for NaN or infinity in the data, the weights or the start, "
-        "for weights that are negative or all zero, or for a learning rate that is too large."
+        "The loss became NaN or infinite. Look for a covariance that became singular (see `regularization` and "
+        "`prior`), for NaN or infinity in the data, the weights or the start, for weights that are negative or all "
+        "zero, or for a learning rate that is too large."
     ),
     Status.LOSS_ROSE: (
         "The loss rose beyond rounding under a solver whose loss never rises. The problem's M-step does not "
-        "minimise the bound that its E-step makes, or its `loss` disagrees with its `e_step`."
+        "minimise the bound that its E-step makes, its `loss` disagrees with its `e_step`, or rounding is coarser "
+        "than expected: in float32, far from the origin, center the data or use float64."
     ),
 }
 
@@ -158,6 +160,9 @@ class Problem(Protocol):
     rows or chunks: minus a log prior, say. Without it the penalty is zero. And one whose statistics are taken about its
     parameters defines `recentre(stats, params, about)`, the same sums about others: what solvers need that keep
     statistics while the parameters move. Without it statistics are taken to be about nothing.
+
+    A problem and a solver may define `check()`, which raises a ValueError for settings that cannot be meant: it is
+    called before anything is traced, while they can be looked at.
     """
 
     def e_step(self, params: Params, data: Data) -> Stats:
@@ -212,6 +217,13 @@ class Solver(Protocol):
 
 Seeding = Callable[[Array, Data, int], Array]
 """(key, data, k) -> centers of shape (K, D)."""
+
+
+def check(choice: Problem | Solver) -> None:
+    """Calls the `check` of a problem or solver that has one."""
+    function = getattr(choice, "check", None)
+    if function is not None:
+        function()
 
 
 def penalty(problem: Problem, params: Params) -> Array | float:

@@ -201,6 +201,19 @@ def test_silhouette_of_singletons_empty_labels_and_equal_rows():
     assert metrics.silhouette(np.ones((N, 2)), A, K) == 0  # and not 0 / 0
 
 
+def test_shares_are_no_counts_of_rows():
+    shares = np.full(len(A), 1 / len(A))
+    for call in (
+        lambda: metrics.adjusted_rand_index(A, B, weights=shares),
+        lambda: metrics.silhouette(X, A, K, weights=shares),
+    ):
+        with pytest.raises(ValueError, match="Weights count rows here"):
+            call()
+    hidden = jax.jit(lambda w: metrics.adjusted_rand_index(A, B, weights=w, num_labels=K))
+    assert jnp.isnan(hidden(jnp.asarray(shares)))
+    assert jnp.isfinite(hidden(jnp.ones(len(A))))
+
+
 def test_weights_of_silhouettes_are_repeated_rows():
     samples = metrics.silhouette_samples(X, A, K, weights=WEIGHTS)
     theirs = their_samples(X[REPEATED], A[REPEATED])

@@ -164,6 +164,25 @@ def test_bad_grids_are_refused(axes, inner, options, message):
         sweep.grid(lambda k: k, axes, *inner, **options)
 
 
+def test_a_value_is_no_index_and_options_of_the_sweep_are_its_own(large):
+    with pytest.raises(ValueError, match=r"Axis `k` has .* values: 99 must be an index"):
+        large.at(k=99)
+    with pytest.raises(ValueError, match="`mixtures` makes"):
+        sweep.mixtures(KEY, X, [1], num_active=1)
+
+
+def test_axes_of_arrays_show_as_indices():
+    swept = sweep.grid(lambda weights: jnp.sum(weights), {"weights": jnp.ones((3, 5))})
+    assert swept.rows(total=swept.fits) == [{"weights": i, "total": 5.0} for i in range(3)]
+
+
+def test_the_default_prior_is_swept_with_k():
+    ks = jnp.array([1, 3])
+    swept = sweep.grid(lambda k: gmm.fraley_raftery(X, k).scale, {"k": ks})
+    for i, k in enumerate(ks.tolist()):
+        np.testing.assert_allclose(swept.fits[i], gmm.fraley_raftery(X, k).scale, rtol=1e-12)
+
+
 def test_unknown_axes_and_bad_counts_are_refused():
     swept = sweep.grid(lambda k: 2 * k, {"k": jnp.arange(3)})
     np.testing.assert_array_equal(swept.fits, [0, 2, 4])

@@ -1,23 +1,28 @@
 """The latent-variable side: complete log-likelihood, its expectation, and the evidence lower bound."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door
-from jaxmix.gmm.model import GMM, joint, log_joint
-from jaxmix.types import ArrayLike
+from jaxmix.gmm.model import GMM, joint
+from jaxmix.types import ArrayLike, Data
 
 
-def complete_log_likelihood(params: GMM, x: ArrayLike, labels: ArrayLike) -> Array:
+def complete_log_likelihood(
+    params: GMM, x: ArrayLike | Data, labels: ArrayLike, *, weights: ArrayLike | None = None
+) -> Array:
     r"""The log-likelihood of rows and labels together.
 
-    $$\log p(X, Z) = \sum_n \left( \log \pi_{z_n} + \log N(x_n \mid m_{z_n}, C_{z_n}) \right)$$
+    $$\log p(X, Z) = \sum_n w_n \left( \log \pi_{z_n} + \log N(x_n \mid m_{z_n}, C_{z_n}) \right)$$
 
     Args:
       params: a mixture of K components.
-      x: array of shape (N, D).
+      x: array of shape (N, D), or `Data`.
       labels: integer array of shape (N,), in [0, K).
+      weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
       Array of shape (), in nats.
@@ -35,20 +40,23 @@ def complete_log_likelihood(params: GMM, x: ArrayLike, labels: ArrayLike) -> Arr
       >>> round(gmm.complete_log_likelihood(mixture, jnp.zeros((2, 1)), jnp.array([0, 0])).item(), 4)
       -1.8379
     """
-    data = door.as_data(x)
+    data = door.as_data(x, weights)
     labels, data = door.as_labels(labels, data, params.means.shape[0])
     return jnp.sum(data.weights * jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0])
 
 
-def expected_complete_log_likelihood(params: GMM, x: ArrayLike, resp: ArrayLike) -> Array:
+def expected_complete_log_likelihood(
+    params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLike | None = None
+) -> Array:
     r"""Q: the complete log-likelihood, expected under any responsibilities.
 
-    $$Q = \sum_{nk} r_{nk} \left( \log \pi_k + \log N(x_n \mid m_k, C_k) \right)$$
+    $$Q = \sum_{nk} w_n r_{nk} \left( \log \pi_k + \log N(x_n \mid m_k, C_k) \right)$$
 
     Args:
       params: a mixture of K components.
-      x: array of shape (N, D).
+      x: array of shape (N, D), or `Data`.
       resp: array of shape (N, K), rows summing to 1.
+      weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
       Array of shape (), in nats.
@@ -66,22 +74,25 @@ def expected_complete_log_likelihood(params: GMM, x: ArrayLike, resp: ArrayLike)
       >>> round(gmm.expected_complete_log_likelihood(mixture, jnp.zeros((2, 1)), jnp.ones((2, 1))).item(), 4)
       -1.8379
     """
-    joint_log = log_joint(params, x)
-    shares = _shares(resp, joint_log)
-    # 0 times the -inf of a component that is switched off is 0.
-    return jnp.sum(jnp.where(shares > 0, shares * joint_log, 0))
+    data = door.as_data(x, weights)
+    joint_log = joint(params, data.x)
+    shares = as_responsibilities(resp, joint_log.shape, joint_log.dtype)
+    # 0 times the -inf of a component that is switched off is 0, and so is its slope.
+    known = jnp.where(shares > 0, joint_log, 0)
+    return jnp.sum(data.weights[:, None] * shares * known)
 
 
-def elbo(params: GMM, x: ArrayLike, resp: ArrayLike) -> Array:
+def elbo(params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     r"""The lower bound on the log-likelihood that any responsibilities give, and the posterior attains.
 
     $$\mathcal{L}(r, \theta) = Q(r, \theta) + H(r) = \log L(\theta) - \mathrm{KL}(r \,\|\, p(Z \mid X, \theta)),
-      \qquad H(r) = -\sum_{nk} r_{nk} \log r_{nk}$$
+      \qquad H(r) = -\sum_{nk} w_n r_{nk} \log r_{nk}$$
 
     Args:
       params: a mixture of K components.
-      x: array of shape (N, D).
+      x: array of shape (N, D), or `Data`.
       resp: array of shape (N, K), rows summing to 1.
+      weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
       Array of shape (), in nats.
@@ -99,19 +110,25 @@ def elbo(params: GMM, x: ArrayLike, resp: ArrayLike) -> Array:
       >>> round(gmm.elbo(mixture, jnp.zeros((2, 1)), jnp.ones((2, 1))).item(), 4)
       -1.8379
     """
-    return expected_complete_log_likelihood(params, x, resp) + entropy(resp)
+    data = door.as_data(x, weights)
+    shares = as_responsibilities(resp, (data.x.shape[0], params.means.shape[0]), params.means.dtype)
+    return expected_complete_log_likelihood(params, data, shares) + entropy(shares, weights=data.weights)
 
 
-def entropy(resp: ArrayLike) -> Array:
+def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     r"""The entropy of responsibilities, summed over rows: 0 where every row is certain of its component.
 
-    $$H(r) = -\sum_{nk} r_{nk} \log r_{nk}$$
+    $$H(r) = -\sum_{nk} w_n r_{nk} \log r_{nk}$$
 
     Args:
       resp: array of shape (N, K), rows summing to 1.
+      weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
-      Array of shape (), in nats, between 0 and N log K.
+      Array of shape (), in nats, between 0 and log K times the sum of the weights.
+
+    Raises:
+      ValueError: for `resp` that is negative or with rows that do not sum to 1, or bad weights.
 
     References:
       Bishop (2006), equation 1.98.
@@ -123,13 +140,22 @@ def entropy(resp: ArrayLike) -> Array:
       0.0
     """
     shares = door.as_floating(resp, "resp")
-    return jnp.sum(jax.scipy.special.entr(shares))
+    if shares.ndim != 2:
+        raise ValueError(f"`resp` must have shape (N, K), got {shares.shape}.")
+    shares = as_responsibilities(shares, shares.shape, shares.dtype)
+    rows = jnp.sum(jax.scipy.special.entr(shares), axis=1)
+    return jnp.sum(rows) if weights is None else jnp.sum(door.as_data(shares, weights).weights * rows)
 
 
-def _shares(resp: ArrayLike, like: Array) -> Array:
-    shares = door.as_floating(resp, "resp").astype(like.dtype)
-    if shares.shape != like.shape:
-        raise ValueError(f"`resp` must have shape (N, K) = {like.shape}, got {shares.shape}.")
+def as_responsibilities(resp: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Responsibilities as an array, or refused: of another shape, negative, or with rows that do not sum to 1.
+
+    Raises:
+      ValueError: saying which.
+    """
+    shares = door.as_floating(resp, "resp").astype(dtype)
+    if shares.shape != shape:
+        raise ValueError(f"`resp` must have shape (N, K) = {shape}, got {shares.shape}.")
     if door.is_concrete(shares):
         with jax.ensure_compile_time_eval():
             tolerance = 100 * jnp.finfo(shares.dtype).eps

@@ -13,7 +13,7 @@ from jaxmix.gmm import prior as priors
 from jaxmix.gmm.covariance import Moments
 from jaxmix.gmm.model import GMM, joint_of
 from jaxmix.kernels import mixture
-from jaxmix.types import Data
+from jaxmix.types import ArrayLike, Data
 
 DEFAULT_REGULARIZATION = 1e-6
 
@@ -115,14 +115,14 @@ class Stats(NamedTuple):
     moments: Moments
 
 
-def e_step(params: GMM, data: Data, *, posterior: Posterior = Soft()) -> Stats:
+def e_step(params: GMM, data: Data | ArrayLike, *, posterior: Posterior = Soft()) -> Stats:
     r"""Shares every row among the components, and sums what the M-step needs.
 
     $$N_k = \sum_n w_n r_{nk}, \qquad \sum_n w_n r_{nk} (x_n - m_k), \qquad \sum_n w_n r_{nk} (x_n - m_k)(x_n - m_k)^T$$
 
     Args:
       params: a mixture of K components.
-      data: `Data` of N rows, from `jaxmix.as_data`.
+      data: `Data` of N rows, or an array of shape (N, D).
       posterior: `Soft()`, `Hard()` or `Tempered(beta)`.
 
     Returns:
@@ -138,7 +138,7 @@ def e_step(params: GMM, data: Data, *, posterior: Posterior = Soft()) -> Stats:
       >>> gmm.e_step(mixture, as_data([[0.0], [1.0]])).moments.counts.tolist()
       [1.0, 1.0]
     """
-    return _statistics(params, data, posterior, kinds=door.kinds(posterior))
+    return _statistics(params, door.as_data(data), posterior, kinds=door.kinds(posterior))
 
 
 @partial(jax.jit, static_argnames="kinds")
@@ -302,6 +302,15 @@ class GaussianMixture:
     regularization: Array | float | None = None
     posterior: Posterior = Soft()
     prior: priors.NormalInverseWishart | None = None
+
+    def check(self) -> None:
+        """Refuses a regularization, a temperature or a prior that cannot be meant."""
+        if self.regularization is not None:
+            door.check_least(self.regularization, "regularization", 0)
+        if isinstance(self.posterior, Tempered):
+            door.check_least(self.posterior.inverse_temperature, "inverse_temperature", 0, strictly=True)
+        if self.prior is not None:
+            priors.check(self.prior)
 
     def e_step(self, params: GMM, data: Data) -> Stats:
         """`gmm.e_step` with the posterior."""

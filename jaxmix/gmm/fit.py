@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, kmeans, seeding
-from jaxmix.gmm import prior, start
+from jaxmix.gmm import start
 from jaxmix.gmm.covariance import Covariance, Full
 from jaxmix.gmm.em import GaussianMixture
 from jaxmix.gmm.model import GMM
@@ -50,7 +50,8 @@ def fit_all(
     """
     data, rtol, atol = check(problem, solver, door.as_data(x, weights), max_steps, rtol, atol)
     door.check_count(k, data)
-    prior.check(problem)
+    if not (isinstance(family, type) and hasattr(family, "moments")):
+        raise ValueError(f"`family` must be a covariance family, such as gmm.Full, got {family!r}.")
     refine = door.check_int(refine, "refine", least=0)
     if isinstance(init, GMM):
         starts = _given(init, data, k, num_active)
@@ -115,8 +116,8 @@ def fit(
       that collapses ends its restart as `NONFINITE`, and another wins.
 
     Raises:
-      ValueError: naming the argument, for rows, weights, `k`, `init`, a prior, a key or tolerances that cannot be
-        meant.
+      ValueError: naming the argument, for rows, weights, `k`, `family`, `init`, a regularization, a temperature, a
+        prior, a key or tolerances that cannot be meant.
 
     References:
       Dempster, Laird and Rubin (1977), section 4.3; Bishop (2006), section 9.2.2.

@@ -19,7 +19,7 @@ class GMM(NamedTuple):
     The tuple is not validated. A log weight of -inf switches a component off.
 
     Attributes:
-      log_weights: Array of shape (K,), $\log \pi_k$; their exponentials sum to 1.
+      log_weights: Array of shape (K,), $\log \pi_k$; their exponentials sum to 1, and -inf is a component switched off.
       means: Array of shape (K, D).
       covariance: a covariance family, such as `Full`: its type is the family.
 
@@ -39,20 +39,31 @@ class GMM(NamedTuple):
     covariance: Covariance
 
     @property
+    def is_on(self) -> Array:
+        """Which components are not switched off, of shape (K,)."""
+        return ~jnp.isneginf(self.log_weights)
+
+    @property
     def weights(self) -> Array:
         """The weights, of shape (K,)."""
         return jnp.exp(self.log_weights)
 
     @property
     def covariances(self) -> Array:
-        """The covariance matrices, dense, of shape (K, D, D)."""
-        return self.covariance.dense(*self.means.shape)
+        """The covariance matrices, dense, of shape (K, D, D); leading axes of the mixture, such as restarts, lead."""
+
+        def dense(params: GMM) -> Array:
+            return params.covariance.dense(*params.means.shape)
+
+        for _ in range(self.means.ndim - 2):
+            dense = jax.vmap(dense)
+        return dense(self)
 
     @property
     def num_free_parameters(self) -> Array:
         """K - 1 weights, K D means, and the family's own, of shape (), int32; K counts the components that are on."""
         num_features = self.means.shape[-1]
-        on: Any = jnp.sum(self.log_weights > -jnp.inf, axis=-1, dtype=jnp.int32)
+        on: Any = jnp.sum(self.is_on, axis=-1, dtype=jnp.int32)
         return on - 1 + on * num_features + self.covariance.num_free_parameters(on, num_features)
 
 
@@ -214,7 +225,7 @@ def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
       x of shape (n, D) and labels of shape (n,), int32.
 
     Raises:
-      ValueError: for a key that is none.
+      ValueError: for a key that is none, or an `n` that is no count.
 
     References:
       Bishop (2006), section 9.2: ancestral sampling.
@@ -228,6 +239,7 @@ def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
       ((5, 2), (5,))
     """
     door.check_key(key)
+    n = door.check_int(n, "n", least=0)
     label_key, noise_key = jax.random.split(key)
     labels = jax.random.categorical(label_key, params.log_weights, shape=(n,)).astype(jnp.int32)
     noise = jax.random.normal(noise_key, (n, params.means.shape[1]), params.means.dtype)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ class NormalInverseWishart:
     concentration: ArrayLike = 1.0
 
 
-def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] = Full) -> NormalInverseWishart:
+def fraley_raftery(data: Data | ArrayLike, k: ArrayLike, *, family: type[Covariance] = Full) -> NormalInverseWishart:
     r"""The mild prior that depends on the data: it keeps components from collapsing, and else hardly shows.
 
     $$\mu = \bar x, \qquad \kappa = 0.01, \qquad \nu = D + 2, \qquad \Lambda = K^{-2/D} S$$
@@ -76,7 +76,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
 
     Args:
       data: `Data`, or an array of shape (N, D). Weights count rows, and their sum must exceed 1.
-      k: the number of components.
+      k: the number of components, which may be traced: so K is swept with its prior.
       family: the covariance family that the prior is for.
 
     Returns:
@@ -84,7 +84,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
       singular and so is a full $\Lambda$: choose another family, or a `regularization` besides.
 
     Raises:
-      ValueError: for bad data, weights that sum to 1 or less, or a `k` below 1.
+      ValueError: for bad data, weights that sum to 1 or less, or a `k` below 1 or above N.
 
     References:
       Fraley and Raftery (2007), section 3.2.
@@ -98,7 +98,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
       (3, 2)
     """
     data = door.as_data(data)
-    k = door.check_int(k, "k", least=1)
+    k = door.as_count(k, "k", most=data.x.shape[0])
     num_features = data.x.shape[1]
     freedom = jnp.sum(data.weights) - 1
     least = math.sqrt(jnp.finfo(freedom.dtype).eps)  # shares that sum to 1 do so to rounding
@@ -112,7 +112,7 @@ def fraley_raftery(data: Data | ArrayLike, k: int, *, family: type[Covariance] =
     rounding = 4 * jnp.finfo(data.x.dtype).eps * jnp.abs(data.origin)
     centred = jnp.where(jnp.abs(centred) <= rounding[None], 0, centred)
     scatter = linalg.dot((data.weights[:, None] * centred).T, centred)
-    covariance = scatter / jnp.where(freedom > least, freedom, jnp.nan) / k ** (2 / num_features)
+    covariance = scatter / jnp.where(freedom > least, freedom, jnp.nan) / k.astype(scatter.dtype) ** (2 / num_features)
     # How many numbers the prior of one covariance has tells which form of Lambda the family takes.
     identity = jnp.eye(num_features, dtype=covariance.dtype)
     variance = jnp.trace(covariance) / num_features
@@ -140,7 +140,7 @@ def observe(prior: NormalInverseWishart, moments: Moments, params: GMM) -> tuple
     Returns:
       How far each mean moves, of shape (K, D); the moments to maximise; and what the second ones are divided by, (K,).
     """
-    values, on = _values(prior, params), is_on(params)
+    values, on = _values(prior, params), params.is_on
     counts, shrinkage = moments.counts, jnp.where(on, values.shrinkage, 0)
     both = counts + shrinkage
     to_mean = values.mean[None] - params.means
@@ -161,7 +161,7 @@ def pseudo_counts(prior: NormalInverseWishart, counts: Array, params: GMM) -> Ar
     concentration = _values(prior, params).concentration
     # A component that has lost its rows keeps a weight that changes nothing: the penalty cannot jump.
     floored = jnp.maximum(counts + concentration - 1, jnp.finfo(counts.dtype).tiny)
-    return jnp.where(is_on(params), floored, 0)
+    return jnp.where(params.is_on, floored, 0)
 
 
 @jax.jit
@@ -184,7 +184,7 @@ def penalty(prior: NormalInverseWishart, params: GMM) -> Array:
       Fraley and Raftery (2007), section 3.
     """
     values = _values(prior, params)
-    on, num_features = is_on(params), params.means.shape[1]
+    on, num_features = params.is_on, params.means.shape[1]
     covariance = params.covariance
     # Determinants and Mahalanobis distances by the family's own density about zero.
     origin = jnp.zeros_like(params.means)
@@ -202,22 +202,12 @@ def penalty(prior: NormalInverseWishart, params: GMM) -> Array:
     return jnp.sum(jnp.where(on, each, 0)) - by_weights
 
 
-def check(problem: Any) -> None:
-    """Refuses concrete values that make no prior, in a problem or in one that wraps it.
+def check(prior: NormalInverseWishart) -> None:
+    """Refuses concrete values that make no prior.
 
     Raises:
       ValueError: naming the field.
     """
-    for node in jax.tree.leaves(problem, is_leaf=_is_prior):
-        if _is_prior(node):
-            _check(node)
-
-
-def _is_prior(node: Any) -> bool:
-    return isinstance(node, NormalInverseWishart)
-
-
-def _check(prior: NormalInverseWishart) -> None:
     for name in ("shrinkage", "degrees", "concentration"):
         door.check_nonnegative(getattr(prior, name), f"prior.{name}")
     if door.is_concrete(prior.concentration) and float(np.asarray(prior.concentration)) < 1:
@@ -250,11 +240,6 @@ class _Values(NamedTuple):
     concentration: Array
 
 
-def is_on(params: GMM) -> Array:
-    """Which components are not switched off, of shape (K,)."""
-    return ~jnp.isneginf(params.log_weights)
-
-
 def _values(prior: NormalInverseWishart, params: GMM) -> _Values:
     num_features, dtype = params.means.shape[1], params.means.dtype
     fields = (prior.mean, prior.shrinkage, prior.degrees, prior.scale, prior.concentration)
@@ -271,7 +256,7 @@ def _values(prior: NormalInverseWishart, params: GMM) -> _Values:
 
 
 def _share(params: GMM) -> Array:
-    return jnp.asarray(params.covariance.share(jnp.sum(is_on(params))), params.means.dtype)
+    return jnp.asarray(params.covariance.share(jnp.sum(params.is_on)), params.means.dtype)
 
 
 def _degrees(values: _Values, params: GMM) -> Array:
@@ -286,7 +271,7 @@ def _pseudo_rows(scale: Array) -> Array:
     squares = jnp.abs(jnp.diagonal(scale))
     widths = jnp.sqrt(jnp.where(squares > 0, squares, 1))
     unit = scale / (widths[:, None] * widths[None])
-    epsilon = jnp.finfo(unit.dtype).eps
+    epsilon = float(jnp.finfo(unit.dtype).eps)
     # What is rounding is taken for none: a singular scale keeps nothing from collapsing, and the fit says so.
     rows, left = linalg.pivoted_cholesky(unit, 4 * len(widths) * epsilon)
     rounding = math.sqrt(epsilon)

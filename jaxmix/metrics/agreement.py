@@ -146,12 +146,25 @@ def _labellings(
     k = door.check_int(num_labels, "num_labels", least=1)
     if k > MOST_LABELS:
         raise ValueError(f"There may be at most {MOST_LABELS} labels, since all pairs are counted, got {k}.")
-    counts = door.as_data(jnp.zeros((labels.shape[1], 1)), weights).weights
+    counts = as_counts(door.as_data(jnp.zeros((labels.shape[1], 1)), weights).weights)
     labels = jnp.asarray(labels)
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)  # int8 cannot be compared with 128
     valid = jnp.all((labels >= 0) & (labels < k))
     return jnp.clip(labels, 0, k - 1).astype(jnp.int32), jnp.where(valid, counts, jnp.nan), k
+
+
+def as_counts(weights: Array) -> Array:
+    """Weights that stand for so many rows each, as chance and a row's distance to itself ask for; or refused.
+
+    Raises:
+      ValueError: for a positive weight below 1. Where it cannot be looked at, it becomes NaN.
+    """
+    if door.is_concrete(weights) and ((np.asarray(weights) > 0) & (np.asarray(weights) < 1)).any():
+        raise ValueError(
+            "Weights count rows here: each must be 0 or at least 1. Multiply shares by the number of rows."
+        )
+    return jnp.where((weights > 0) & (weights < 1), jnp.nan, weights)
 
 
 @partial(jax.jit, static_argnums=3)

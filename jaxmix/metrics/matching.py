@@ -51,7 +51,7 @@ def _places(value: ArrayLike | gmm.GMM, name: str) -> tuple[Array, Array]:
     if door.is_concrete(points) and np.isnan(np.asarray(points)).any():
         raise ValueError(f"`{name}` must be numbers, but it holds NaN: did its fit fail?")
     on = ~jnp.isinf(points).any(axis=1)
-    return points, on & (value.log_weights != -jnp.inf) if mixture else on
+    return points, on & value.is_on if mixture else on
 
 
 @jax.jit

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxmix import door, linalg
+from jaxmix.metrics.agreement import as_counts
 from jaxmix.types import ArrayLike, Data
 
 DISTANCES = 2**21
@@ -87,6 +88,7 @@ def _clustered(
 ) -> tuple[Data, Array, int, int]:
     k = door.check_int(k, "k", least=2)
     data = door.as_data(x, weights)
+    data = data._replace(weights=as_counts(data.weights))
     labels, data = door.as_labels(labels, data, k)
     if door.is_concrete(labels, data.weights):
         held = np.unique(np.asarray(labels)[np.asarray(data.weights) > 0])

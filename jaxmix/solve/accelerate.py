@@ -45,7 +45,10 @@ class Squarem:
 
     Attributes:
       growth: by what the cap on $a$ grows and falls; above 1, traced.
-      largest: the cap's own cap, traced.
+      largest: the cap's own cap, at least 1, traced.
+
+    Raises:
+      ValueError: when it runs, for a `growth` of 1 or below, or a `largest` below 1.
 
     References:
       Varadhan and Roland (2008), scheme S3 (equation 8 for the steplength) and table 1; the adaptive cap is that of the
@@ -61,6 +64,11 @@ class Squarem:
 
     growth: ArrayLike = 4.0
     largest: ArrayLike = 1e4
+
+    def check(self) -> None:
+        """Refuses caps that cannot open."""
+        door.check_least(self.growth, "growth", 1, strictly=True)
+        door.check_least(self.largest, "largest", 1)
 
     def init(self, problem: Problem, params: Params, data: Data) -> SquaremState:
         """The start, with no extrapolation allowed yet."""

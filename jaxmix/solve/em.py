@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxmix import door
 from jaxmix.solve import coordinates, monotone
 from jaxmix.types import Data, Params, Problem, Progress, Stats, penalty
 
@@ -105,7 +106,10 @@ class OverRelaxed:
     Attributes:
       eta: the factor to start from, and to come back to after a step of EM; above 1, traced.
       growth: by what the factor is multiplied after a step that was taken; at least 1, traced. 1 keeps `eta`.
-      largest: the factor's cap, traced.
+      largest: the factor's cap, at least 1, traced.
+
+    Raises:
+      ValueError: when it runs, for an `eta`, `growth` or `largest` below 1.
 
     References:
       Salakhutdinov and Roweis (2003), section 4: adaptive overrelaxed EM.
@@ -121,6 +125,11 @@ class OverRelaxed:
     eta: ArrayLike = 1.1
     growth: ArrayLike = 1.1
     largest: ArrayLike = 100.0
+
+    def check(self) -> None:
+        """Refuses factors that would hold EM back."""
+        for name, value in (("eta", self.eta), ("growth", self.growth), ("largest", self.largest)):
+            door.check_least(value, name, 1)
 
     def init(self, problem: Problem, params: Params, data: Data) -> OverRelaxedState:
         """The start, and its statistics."""

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxmix.linalg import safe_divide
 from jaxmix.solve import coordinates, minibatch
+from jaxmix.solve.decrement import guarded
 from jaxmix.solve.loop import objective
 from jaxmix.types import Data, Params, Problem, Progress, Status
 
@@ -149,8 +150,8 @@ class Gradient:
         square = _inner(gradient, gradient)
         bent = curvature > 0
         gain = jnp.where(bent, 0.5 * square / jnp.where(bent, curvature, 1) * total_weight, state.decrement)
-        started = jnp.isfinite(state.decrement)
-        decrement = jnp.where(started, jnp.maximum(gain, 0.5 * state.decrement), jnp.abs(value) * total_weight)
+        promised = _inner(gradient, jax.tree.map(jnp.subtract, free, state.free)) * total_weight
+        decrement = guarded(state.decrement, gain, value * total_weight, promised)
         after = GradientState(
             free=free,
             anchor=state.anchor,

@@ -11,6 +11,7 @@ from jax import Array
 from jaxmix import door
 from jaxmix.linalg import safe_divide
 from jaxmix.solve import coordinates, monotone
+from jaxmix.solve.decrement import guarded
 from jaxmix.solve.gradient import GRADIENT_PASSES
 from jaxmix.solve.loop import objective
 from jaxmix.types import Data, Params, Problem, Progress, Status
@@ -102,8 +103,8 @@ class LBFGS:
         lower = search.value < state.value
         slope = safe_divide(-jnp.vdot(state.gradient, updates), search.learning_rate)
         gain = jnp.where(slope > 0, 0.5 * slope * total_weight, state.decrement)
-        started = jnp.isfinite(state.decrement)
-        decrement = jnp.where(started, jnp.maximum(gain, 0.5 * state.decrement), jnp.abs(state.value) * total_weight)
+        promised = jnp.vdot(state.gradient, updates) * total_weight
+        decrement = guarded(state.decrement, gain, state.value * total_weight, promised)
         at_rest = jnp.all(state.gradient == 0)
         moved = (state.point + updates, search.value, search.grad, searched)
         stayed = (state.point, state.value, state.gradient, self._optimizer().init(state.point))

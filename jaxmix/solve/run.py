@@ -9,6 +9,7 @@ from jax import Array
 from jaxmix import door
 from jaxmix.solve import loop
 from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Solver, Status
+from jaxmix.types import check as check_settings
 
 
 def run(
@@ -42,7 +43,8 @@ def run(
       A `Fit`. A fit whose loss stops being finite keeps the parameters of that moment and says `NONFINITE`.
 
     Raises:
-      ValueError: for bad data, a negative or NaN tolerance, a `max_steps` that is no non-negative integer.
+      ValueError: for bad data, a negative or NaN tolerance, a `max_steps` that is no non-negative integer, or
+        settings of the problem or the solver that cannot be meant.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,6 +146,8 @@ def check(
     for name, value, contract in (("problem", problem, Problem), ("solver", solver, Solver)):
         if not isinstance(value, contract):
             raise ValueError(f"`{name}` lacks functions of the contract `{contract.__name__}`: got {value!r}.")
+    check_settings(problem)
+    check_settings(solver)
     door.check_int(max_steps, "max_steps", least=0)
     rtol, atol = door.check_nonnegative(rtol, "rtol"), door.check_nonnegative(atol, "atol")
     return door.as_data(data), rtol, atol

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxmix import door
 from jaxmix.solve import minibatch
 from jaxmix.types import Data, Params, Problem, Progress, Stats, Status, penalty, recentre
 
@@ -57,7 +58,7 @@ class Stepwise:
       patience: epochs, static.
 
     Raises:
-      ValueError: when it runs, for a `batch_size` or `patience` below 1, or a key that is none.
+      ValueError: when it runs, for a `batch_size` or `patience` below 1, a negative `decay`, or a key that is none.
 
     References:
       Cappé and Moulines (2009), equations 10 and 11; Liang and Klein (2009), section 3, for the rates.
@@ -75,6 +76,10 @@ class Stepwise:
     key: Array
     decay: ArrayLike = 0.7
     patience: int = dataclasses.field(default=3, metadata={"static": True})
+
+    def check(self) -> None:
+        """Refuses rates that grow."""
+        door.check_least(self.decay, "decay", 0)
 
     def init(self, problem: Problem, params: Params, data: Data) -> StepwiseState:
         """The start; its statistics are taken in the first step."""

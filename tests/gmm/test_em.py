@@ -101,6 +101,42 @@ def test_temperature_goes_from_annealing_through_em_to_hard():
     np.testing.assert_allclose(hot.moments.counts, 20, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", [gmm.TiedDiagonal, gmm.TiedSpherical])
+@pytest.mark.parametrize("num_steps", [1, 200])
+def test_steps_of_the_families_that_scikit_learn_lacks_are_those_of_the_textbook(family, num_steps):
+    x = np.asarray(FAITHFUL.x, float)
+    start = gmm.start.from_labels(LABELS[:, 2], FAITHFUL, 3, family=family, problem=EXACT)
+    weights, means = np.asarray(start.weights), np.asarray(start.means)
+    variances = np.diagonal(np.asarray(start.covariances)[0])
+    for _ in range(num_steps):
+        squares = ((x[:, None] - means[None]) ** 2 / variances).sum(axis=2)
+        joint = weights * np.exp(-0.5 * squares)  # what all components share cancels
+        resp = joint / joint.sum(axis=1, keepdims=True)
+        counts = resp.sum(axis=0)
+        weights, means = counts / len(x), resp.T @ x / counts[:, None]
+        variances = np.einsum("nk,nkd->d", resp, (x[:, None] - means[None]) ** 2) / len(x)
+        if family is gmm.TiedSpherical:
+            variances = np.full_like(variances, variances.mean())
+    fit = solve.run(EXACT, solve.EM(), start, FAITHFUL, max_steps=num_steps)
+    np.testing.assert_allclose(fit.params.weights, weights, rtol=1e-6)
+    np.testing.assert_allclose(fit.params.means, means, rtol=1e-6)
+    np.testing.assert_allclose(jnp.diagonal(fit.params.covariances[0]), variances, rtol=1e-6)
+
+
+def test_one_float_goes_from_annealing_through_em_to_kmeans():
+    params = gmm.GMM(jnp.log(jnp.full(3, 1 / 3)), jnp.asarray(X[:3]), gmm.TiedSpherical(jnp.array(1.0)))
+
+    def means(beta):
+        problem = gmm.GaussianMixture(regularization=0.0, posterior=gmm.Tempered(beta))
+        return problem.m_step(problem.e_step(params, DATA), params).means
+
+    cold, one, hot = jax.vmap(means)(jnp.array([1e6, 1.0, 1e-9]))
+    centers = jnp.asarray(X[:3])
+    np.testing.assert_allclose(cold, kmeans.m_step(kmeans.e_step(centers, DATA), centers), rtol=1e-9)
+    np.testing.assert_allclose(one, EXACT.m_step(EXACT.e_step(params, DATA), params).means, rtol=1e-12)
+    np.testing.assert_allclose(hot, np.tile(X.mean(axis=0), (3, 1)), rtol=1e-6)
+
+
 def test_small_round_covariances_are_kmeans():
     # Bishop (2006), section 9.3.2: as the variance falls to 0, responsibilities become labels.
     centers = jnp.asarray(X[:3])

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import blobs
 
-from jaxmix import Status, as_data, datasets, gmm, kmeans, seeding
+from jaxmix import Status, as_data, datasets, gmm, kmeans, seeding, solve
 
 KEY = jax.random.key(0)
 X = blobs(80, 2, 3, spread=12.0)
@@ -19,12 +20,46 @@ def test_old_faithful_with_two_full_components_reaches_the_published_likelihood(
     assert (np.abs(fits.loss - 1130.26396) < 1e-3).mean() > 0.9
 
 
-def test_old_faithful_with_three_tied_components_reaches_that_of_mclust():
-    fit = gmm.fit(KEY, datasets.old_faithful(), 3, family=gmm.Tied, restarts=32, atol=1e-12, max_steps=2000)
-    assert -fit.loss >= -1126.3160 - 1e-4
+def test_old_faithful_with_three_tied_components_reaches_that_of_mclust_from_nearly_every_start():
+    fits = gmm.fit_all(KEY, datasets.old_faithful(), 3, family=gmm.Tied, restarts=32, atol=1e-12, max_steps=2000)
+    assert jnp.mean(-fits.loss >= -1126.3160 - 1e-4) > 0.9
 
 
-def test_fit_finds_separated_clusters_for_every_family():
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"problem": gmm.GaussianMixture(regularization=-0.1)}, "`regularization` must be finite and at least 0"),
+        (
+            {"problem": gmm.GaussianMixture(posterior=gmm.Tempered(0.0))},
+            "`inverse_temperature` must be finite and above",
+        ),
+        ({"family": "full"}, "`family` must be a covariance family"),
+        ({"solver": solve.OverRelaxed(eta=-3.0)}, "`eta` must be finite and at least 1"),
+        ({"solver": solve.Squarem(growth=1.0)}, "`growth` must be finite and above 1"),
+        ({"solver": solve.Stepwise(5, KEY, decay=-1.0)}, "`decay` must be finite and at least 0"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        gmm.fit(KEY, X, 2, **options)
+
+
+@pytest.mark.parametrize("solver", [solve.LBFGS(), solve.Gradient(0.1, optax.adam)], ids=["lbfgs", "adam"])
+def test_the_units_of_x_do_not_end_a_gradient_fit(solver):
+    # In the right unit the loss of the start is 0, which says nothing of what is left to gain.
+    problem = gmm.GaussianMixture(regularization=0.0)
+    start = gmm.start.from_labels(np.arange(len(X)) // 7 % 3, X, 3, problem=problem)
+    unit = np.exp(float(-problem.loss(start, as_data(X))) / X.size)
+    scaled = X * unit
+    start = gmm.start.from_labels(np.arange(len(X)) // 7 % 3, scaled, 3, problem=problem)
+    fit = solve.run(problem, solver, start, scaled, max_steps=60, atol=1e-4)
+    assert abs(fit.trace[0]) < 1e-6
+    assert fit.num_steps >= 10
+    em = solve.run(problem, solve.EM(), start, scaled, max_steps=60, atol=1e-4)
+    assert fit.trace[0] - fit.loss > 0.5 * (em.trace[0] - em.loss)
+
+
+def test_fit_finds_separated_clusters_with_the_most_and_the_least_free_family():
     for family in (gmm.Full, gmm.TiedSpherical):
         fit = gmm.fit(KEY, X, 3, family=family, restarts=4).check()
         labels = np.asarray(gmm.predict(fit.params, X))
@@ -61,9 +96,8 @@ def test_fit_vmaps_over_the_regularization():
 )
 def test_degenerate_data_is_finite_or_says_so(x, k):
     fit = gmm.fit(KEY, x, k, restarts=2, max_steps=30)
-    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((fit.loss, fit.params.means)))
-    assert finite or fit.status == Status.NONFINITE
-    assert finite, "the regularization keeps these finite"
+    # The regularization keeps these finite.
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((fit.loss, fit.params.means)))
 
 
 def test_float32_is_kept_and_holds_far_from_the_origin():

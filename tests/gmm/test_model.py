@@ -61,10 +61,37 @@ def test_complete_log_likelihood_is_q_at_the_indicator():
     np.testing.assert_allclose(complete, gmm.elbo(PARAMS, X, np.eye(2)[labels]), rtol=1e-13)
 
 
-def test_fishers_identity():
-    # The gradient of log L at theta is that of Q(. | theta) at theta (Dempster, Laird and Rubin 1977, eq. 2.13).
+def test_weights_in_the_identities_are_repeated_rows():
+    weights = np.arange(30) % 3
+    repeated, resp = np.repeat(X, weights, axis=0), np.repeat(RESP, weights, axis=0)
+    labels = np.arange(30) % 2
+    for weighted, plain in [
+        (gmm.elbo(PARAMS, X, RESP, weights=weights), gmm.elbo(PARAMS, repeated, resp)),
+        (gmm.elbo(PARAMS, as_data(X, weights), RESP), gmm.elbo(PARAMS, repeated, resp)),
+        (gmm.entropy(RESP, weights=weights), gmm.entropy(resp)),
+        (
+            gmm.complete_log_likelihood(PARAMS, X, labels, weights=weights),
+            gmm.complete_log_likelihood(PARAMS, repeated, np.repeat(labels, weights)),
+        ),
+    ]:
+        np.testing.assert_allclose(weighted, plain, rtol=1e-12)
+    data = as_data(X, weights)
+    assert gmm.elbo(PARAMS, data, RESP) <= gmm.log_likelihood(PARAMS, data)
     posterior = gmm.responsibilities(PARAMS, X)
-    shifted = PARAMS._replace(means=PARAMS.means + 0.3)
+    np.testing.assert_allclose(gmm.elbo(PARAMS, data, posterior), gmm.log_likelihood(PARAMS, data), rtol=1e-13)
+
+
+def test_the_bound_has_a_finite_slope_where_a_component_is_off():
+    off = PARAMS._replace(log_weights=jnp.array([0.0, -jnp.inf]))
+    resp = jnp.asarray(np.eye(2)[np.zeros(30, int)])
+    assert jnp.isfinite(jax.grad(lambda p: gmm.elbo(p, X, resp))(off).means).all()
+
+
+@pytest.mark.parametrize("family", [gmm.Full, gmm.TiedDiagonal])
+def test_fishers_identity(family):
+    # The gradient of log L at theta is that of Q(. | theta) at theta (Dempster, Laird and Rubin 1977, eq. 2.13).
+    shifted = gmm.start.from_labels(np.arange(30) % 2, X, 2, family=family, problem=EXACT)
+    shifted = shifted._replace(means=shifted.means + 0.3)
     posterior = gmm.responsibilities(shifted, X)
     free = EXACT.unconstrain(shifted)
     of_likelihood = jax.grad(lambda f: gmm.log_likelihood(EXACT.constrain(f), X))(free)
@@ -72,11 +99,27 @@ def test_fishers_identity():
     chex.assert_trees_all_close(of_likelihood, of_q, rtol=1e-10, atol=1e-10)
 
 
-def test_loss_has_the_gradient_of_finite_differences():
+FAMILIES = [gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical]
+
+
+@pytest.mark.parametrize(
+    ("family", "posterior"),
+    [*((family, gmm.Soft()) for family in FAMILIES), (gmm.Full, gmm.Hard()), (gmm.Full, gmm.Tempered(0.3))],
+    ids=str,
+)
+def test_loss_has_the_gradient_of_finite_differences(family, posterior):
     from jax.test_util import check_grads
 
-    free = EXACT.unconstrain(PARAMS._replace(means=PARAMS.means + 0.3))
-    check_grads(lambda f: EXACT.loss(EXACT.constrain(f), DATA), (free,), order=1, modes=["rev"], rtol=1e-5)
+    problem = gmm.GaussianMixture(regularization=0.0, posterior=posterior)
+    params = gmm.start.from_labels(np.arange(30) % 2, X, 2, family=family, problem=EXACT)
+    free = problem.unconstrain(params._replace(means=params.means + 0.3))
+    check_grads(lambda f: problem.loss(problem.constrain(f), DATA), (free,), order=1, modes=["rev"], rtol=1e-5)
+
+
+def test_covariances_and_weights_lead_with_the_axes_of_restarts():
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), PARAMS)
+    assert many.covariances.shape == (2, 2, 3, 3)
+    np.testing.assert_allclose(many.covariances[1], 4 * PARAMS.covariances, rtol=1e-13)
 
 
 def test_marginal_integrates_the_others_out():
@@ -126,6 +169,10 @@ def test_only_components_that_are_on_have_free_parameters(family):
         (lambda: gmm.elbo(PARAMS, X, 2 * RESP), "`resp` must be non-negative, each row summing to 1"),
         (lambda: gmm.complete_log_likelihood(PARAMS, X, np.full(30, 2)), r"`labels` must lie in \[0, 2\)"),
         (lambda: gmm.sample(0, PARAMS, 3), "`key` must be one typed"),  # pyright: ignore[reportArgumentType]
+        (lambda: gmm.sample(jax.random.key(0), PARAMS, 2.5), "`n` must be a Python integer"),  # pyright: ignore[reportArgumentType]
+        (lambda: gmm.entropy(-RESP), "`resp` must be non-negative"),
+        (lambda: gmm.start.from_responsibilities(-RESP, X), "`resp` must be non-negative"),
+        (lambda: gmm.e_step(PARAMS, X[:, 0]), "must have shape"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -343,7 +343,7 @@ def test_fraley_raftery_says_when_rows_are_too_few():
             gmm.fraley_raftery(as_data(x, weights), 1)
         hidden = jax.jit(lambda x, w: gmm.fraley_raftery(as_data(x, w), 1).scale)
         assert np.isnan(hidden(x, np.ones(len(x)) if weights is None else weights)).all()
-    with pytest.raises(ValueError, match="`k` must be a Python integer of at least 1"):
+    with pytest.raises(ValueError, match="`k` must be between 1 and"):
         gmm.fraley_raftery(X, 0)
 
 
@@ -372,8 +372,16 @@ def test_what_makes_no_prior_is_refused_or_poisoned(change, message):
     with pytest.raises(ValueError, match=message):
         jax.jit(lambda x: gmm.fit(key, x, 2, problem=problem).loss)(X)
     if "shape" not in message and "features" not in message:
-        fit = solve.run(problem, solve.EM(), mixture(gmm.Full), DATA, max_steps=5)
-        assert fit.status == Status.NONFINITE
+        with pytest.raises(ValueError, match=message):
+            solve.run(problem, solve.EM(), mixture(gmm.Full), DATA, max_steps=5)
+
+        @jax.jit
+        def status(prior):
+            # Traced, it cannot be looked at.
+            hidden = gmm.GaussianMixture(prior=prior)
+            return solve.run(hidden, solve.EM(), mixture(gmm.Full), DATA, max_steps=5).status
+
+        assert status(jax.tree.map(jnp.asarray, problem.prior)) == Status.NONFINITE
         assert not np.isfinite(problem.penalty(mixture(gmm.Full)))
 
 
