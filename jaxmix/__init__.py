@@ -1,6 +1,6 @@
 """K-means and Gaussian mixtures in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
 
-from jaxmix import datasets, gmm, kmeans, linalg, metrics, rows, seeding, solve, sweep, types
+from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, rows, seeding, solve, sweep, types
 from jaxmix.door import as_data
 from jaxmix.types import Data, Fit, FitError, Problem, Solver, Status
 
@@ -16,6 +16,8 @@ __all__ = [
     "as_data",
     "datasets",
     "gmm",
+    "interop",
+    "io",
     "kmeans",
     "linalg",
     "metrics",

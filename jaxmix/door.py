@@ -98,8 +98,15 @@ def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
         with jax.ensure_compile_time_eval():
             data = _shaped_data(x, weights)
             _look_at(data)
-            return _centred(data)
-    return _centred(_poisoned(_shaped_data(x, weights)))
+            return data._replace(origin=jnp.asarray(_mean(*map(_readable, (data.x, data.weights)))))
+    data = _poisoned(_shaped_data(x, weights))
+    return data._replace(origin=_traced_mean(data.x, data.weights))
+
+
+def _readable(array: Array) -> Any:
+    """The array as NumPy has it where the host holds it, so that nothing is compiled to look at it; else itself."""
+    on_host = array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+    return np.asarray(array) if on_host else array
 
 
 def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
@@ -109,12 +116,15 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
         raise ValueError(f"`x` must have shape (N, D), got {x.shape}.{hint}")
     if 0 in x.shape:
         raise ValueError(f"`x` must have at least one row and one column, got shape {x.shape}.")
+    origin = jnp.asarray(np.zeros(x.shape[1], x.dtype))
     if weights is None:
-        return Data(x, jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[1], x.dtype))
+        return Data(x, jnp.asarray(np.ones(x.shape[0], x.dtype)), origin)
     weights = as_floating(weights, "weights").astype(x.dtype)
     if weights.shape != x.shape[:1]:
         raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")
-    return Data(_silenced(x, weights), weights, jnp.zeros(x.shape[1], x.dtype))
+    if is_concrete(weights) and _readable(weights).all():
+        return Data(x, weights, origin)
+    return Data(_silenced(x, weights), weights, origin)
 
 
 @jax.jit
@@ -123,28 +133,21 @@ def _silenced(x: Array, weights: Array) -> Array:
     return jnp.where((weights == 0)[:, None], 0, x)
 
 
-@jax.jit
-def _num_present(weights: Array) -> Array:
-    return (weights > 0).sum()
-
-
-@jax.jit
-def _faults(data: Data) -> tuple[Array, Array, Array, Array]:
-    bad_rows = ~jnp.isfinite(data.x).all(axis=1)
-    valid = (jnp.isfinite(data.weights) & (data.weights >= 0)).all()
-    return bad_rows.sum(), jnp.argmax(bad_rows), valid, (data.weights > 0).any()
-
-
 def _look_at(data: Data) -> None:
-    num_bad, first, weights_valid, some_weight = map(int, _faults(data))
-    if num_bad:
+    x, weights = _readable(data.x), _readable(data.weights)
+    # By extremes: NaN is one, and no array of the size of x is made.
+    with np.errstate(invalid="ignore"):
+        finite = math.isfinite(x.min()) and math.isfinite(x.max())
+        least, most = float(weights.min()), float(weights.max())
+    if not finite:
+        bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1))
         raise ValueError(
-            f"`x` must be finite, but {num_bad} rows hold NaN or infinity (the first is row {first}). "
+            f"`x` must be finite, but {len(bad)} rows hold NaN or infinity (the first is row {bad[0]}). "
             "Drop them, or give them weight 0."
         )
-    if not weights_valid:
+    if not (least >= 0 and math.isfinite(most)):
         raise ValueError("`weights` must be finite and non-negative.")
-    if not some_weight:
+    if most == 0:
         raise ValueError("`weights` must not be all zero: there would be no rows.")
 
 
@@ -153,12 +156,18 @@ def _poisoned(data: Data) -> Data:
     return data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
 
 
-def _centred(data: Data) -> Data:
-    return data._replace(origin=_mean(data.x, data.weights))
+def _mean(x: Any, weights: Any) -> Any:
+    if not isinstance(x, np.ndarray):
+        return _traced_mean(x, weights)
+    pivot = x[np.argmax(weights > 0)]
+    share = weights / weights.sum()
+    size = max(1, MEAN_BLOCK // x.shape[1])
+    total = sum(share[i : i + size] @ (x[i : i + size] - pivot) for i in range(0, len(x), size))
+    return pivot + total
 
 
 @jax.jit
-def _mean(x: Array, weights: Array) -> Array:
+def _traced_mean(x: Array, weights: Array) -> Array:
     # About a first row that is there: a plain mean in float32 loses digits far from zero.
     pivot = x[jnp.argmax(weights > 0)]
     share = weights / jnp.sum(weights)
@@ -188,7 +197,7 @@ def check_count(k: int, data: Data, name: str = "k") -> None:
     num_rows = data.x.shape[0]
     if is_concrete(data.weights):
         with jax.ensure_compile_time_eval():
-            num_rows = int(_num_present(data.weights))
+            num_rows = int((_readable(data.weights) > 0).sum())
     if not 1 <= k <= num_rows:
         raise ValueError(
             f"`{name}` must be between 1 and the number of rows with positive weight, {num_rows}, got {k}."
@@ -232,7 +241,7 @@ def check_nonnegative(value: ArrayLike, name: str) -> Array:
     if is_concrete(value) and not 0 <= float(np.asarray(value)) < math.inf:
         raise ValueError(f"`{name}` must be finite and non-negative, got {value}.")
     # One dtype, whether 0 or 0.0 was written: each other one would compile anew.
-    return jnp.asarray(value, jnp.result_type(float))
+    return jnp.asarray(value if isinstance(value, Array) else np.asarray(value), jnp.result_type(float))
 
 
 def check_least(value: ArrayLike, name: str, least: float, *, strictly: bool = False) -> None:
@@ -298,7 +307,7 @@ def as_labels(labels: ArrayLike, data: Data, k: int) -> tuple[Array, Data]:
         )
     if is_concrete(labels):
         with jax.ensure_compile_time_eval():
-            low, high = int(labels.min()), int(labels.max())
+            low, high = int(_readable(labels).min()), int(_readable(labels).max())
         if low < 0 or high >= k:
             raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
         return labels.astype(jnp.int32), data

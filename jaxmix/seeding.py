@@ -173,7 +173,9 @@ def starts(
 @partial(jax.jit, static_argnames=("k", "init", "restarts"))
 def _seed_many(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> Array:
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(restarts))
-    centers = jax.vmap(lambda key: init(key, data, k))(keys)
+    # On CPU one after another: side by side share no work there, and hold as many copies of the distances.
+    lanes = 1 if jax.default_backend() == "cpu" else restarts
+    centers = jax.lax.map(lambda key: init(key, data, k), keys, batch_size=lanes if lanes > 1 else None)
     if centers.shape != (restarts, k, data.x.shape[1]):
         raise ValueError(f"`init` must return shape ({k}, {data.x.shape[1]}), got {centers.shape[1:]}.")
     return centers.astype(data.x.dtype)
@@ -193,8 +195,9 @@ def _one_by_one(
 ) -> Array:
     """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
     x, weights, _ = data
-    # All random numbers at once: the generator is much of what there is to compile. Row i does not depend on K.
-    points = jax.random.uniform(key, (k, trials), x.dtype)
+    # All random numbers at once, and flat: the generator is much of what there is to compile. Row i does not depend
+    # on K.
+    points = jax.random.uniform(key, (k * trials,), x.dtype).reshape(k, trials)
     present = weights > 0
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -30,6 +30,8 @@ RANKS = {
     "gmm": 5,
     "metrics": 6,
     "sweep": 7,
+    "interop": 8,
+    "io": 8,
 }
 
 
@@ -105,7 +107,7 @@ def test_public_names_are_documented(module):
 # What a user calls owes the whole docstring; contracts, statistics and helpers owe the plain one.
 SHOWN = [
     (name, value)
-    for face in (jaxmix.kmeans, jaxmix.gmm, jaxmix.gmm.start, jaxmix.metrics, jaxmix.solve, jaxmix.seeding)
+    for face in (jaxmix.kmeans, jaxmix.gmm, jaxmix.gmm.start, jaxmix.metrics, jaxmix.solve, jaxmix.seeding, jaxmix.io)
     for name, value in vars(face).items()
     if not name.startswith("_") and inspect.isfunction(inspect.unwrap(value)) and "jaxmix" in value.__module__
 ]

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import door, seeding
@@ -50,7 +51,11 @@ def fit_all(
     fits = run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
     if not isinstance(problem, KMeans) or problem.empty == "keep":
         return fits
-    return _filled(fits, data, rtol, atol, lloyd=isinstance(solver, EM))
+    lloyd = isinstance(solver, EM)
+    if lloyd and door.is_concrete(fits.status, rtol, atol) and not (np.asarray(fits.status).any() or rtol or atol):
+        # All are exact fixed points of Lloyd, without an empty cluster that could be filled: nothing to compile.
+        return fits
+    return _filled(fits, data, rtol, atol, lloyd=lloyd)
 
 
 def fit(
@@ -164,7 +169,7 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
 
 @partial(jax.jit, static_argnames="lloyd")
 def _filled(fits: Fit, data: Data, rtol: Array, atol: Array, *, lloyd: bool) -> Fit:
-    # An exact fixed point of Lloyd has no empty cluster that could be filled: then this costs nothing.
+    # As in `fit_all`, where values are traced: then this costs nothing.
     exact = lloyd & jnp.all(fits.status == Status.CONVERGED) & (rtol == 0) & (atol == 0)
 
     def has_empty(params: Array) -> Array:

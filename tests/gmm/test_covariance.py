@@ -167,7 +167,7 @@ def test_a_component_that_is_off_stays_as_it_is_and_off(family):
     np.testing.assert_allclose(after.covariances[kept], alone.covariances, rtol=1e-11)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), 1e4])
 def test_float32_far_from_the_origin_agrees_with_float64(family, offset):
     x = (blobs(400, D, K, spread=4.0) + offset).astype(np.float32)
     labels = np.arange(400) % K

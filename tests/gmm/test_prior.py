@@ -171,7 +171,7 @@ def test_a_component_that_is_off_has_no_part_in_the_penalty_or_its_gradient(fami
         np.testing.assert_array_equal(after.covariances[1], off.covariances[1])
 
 
-@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, gmm.Spherical])
+@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, pytest.param(gmm.Spherical, marks=pytest.mark.slow)])
 def test_a_fit_with_a_component_off_is_the_fit_of_the_others(family):
     problem = gmm.GaussianMixture(prior=PRIOR)
     off = mixture(family)._replace(log_weights=jnp.log(jnp.array([0.3, 0.0, 0.7])))

@@ -77,7 +77,15 @@ def test_pooled_sums_lose_nothing_where_means_lie_far_apart(name):
     np.testing.assert_allclose(single, exact, rtol=1e-2, atol=1e-2 * N)
 
 
-@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, gmm.Diagonal, gmm.TiedSpherical])
+@pytest.mark.parametrize(
+    "family",
+    [
+        gmm.Full,
+        pytest.param(gmm.Tied, marks=pytest.mark.slow),
+        pytest.param(gmm.Diagonal, marks=pytest.mark.slow),
+        gmm.TiedSpherical,
+    ],
+)
 def test_chunks_change_nothing(family, monkeypatch):
     data = as_data(X, np.arange(N) % 3)
     start = gmm.start.from_labels(np.arange(N) % K, data, K, family=family, problem=EXACT)

@@ -22,7 +22,15 @@ def assert_equal(fits, others):
 
 
 # A solver without memory, one with statistics in its state, one with a key, one with an optimiser's state.
-@pytest.mark.parametrize("solver", ["em", "over_relaxed", "stepwise", "adam"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        "em",
+        pytest.param("over_relaxed", marks=pytest.mark.slow),
+        "stepwise",
+        pytest.param("adam", marks=pytest.mark.slow),
+    ],
+)
 def test_lanes_change_nothing_but_rounding(solver):
     one = run("kmeans", solver, 1)
     assert one.loss.shape == (STARTS,)

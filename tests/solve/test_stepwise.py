@@ -174,7 +174,7 @@ def test_a_component_that_is_off_stays_off(solver):
         solve.OverRelaxed(),
         pytest.param(solve.Squarem(), marks=pytest.mark.slow),
         pytest.param(solve.Anderson(), marks=pytest.mark.slow),
-        solve.LBFGS(),
+        pytest.param(solve.LBFGS(), marks=pytest.mark.slow),
         solve.Stepwise(50, KEY),
     ],
     ids=lambda solver: type(solver).__name__,
