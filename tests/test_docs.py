@@ -15,7 +15,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_code_on_a_page_runs_from_top_to_bottom(page):
+def test_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     # As a user starts: float32, and JAX's default rank promotion.
     with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
         namespace: dict[str, object] = {}

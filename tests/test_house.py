@@ -119,7 +119,7 @@ def test_functions_of_the_face_show_shapes_an_example_and_annotations(name, func
     assert ">>>" in doc, f"{name} has no example"
     if name not in ("best", "fit_all"):  # these say what they change
         assert "Args:" in doc
-        assert "Returns:" in doc
+        assert "Returns:" in doc or inspect.signature(function).return_annotation is None
     signature = inspect.signature(function)
     assert signature.return_annotation is not inspect.Signature.empty
     assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())

@@ -87,7 +87,7 @@ def test_rows_are_a_table_of_python_numbers(large):
         best.rows(bic=bic[0])
 
 
-@pytest.mark.parametrize("lanes", [1, *(pytest.param(lanes, marks=pytest.mark.slow) for lanes in (2, 99)), 5])
+@pytest.mark.parametrize("lanes", [1, *(pytest.param(lanes, marks=pytest.mark.slow) for lanes in (2, 5, 99))])
 def test_lanes_do_not_change_the_numbers(lanes):
     def fit(key, rtol):
         return kmeans.fit(key, X, 4, rtol=rtol, restarts=2)

@@ -168,6 +168,13 @@ def test_a_component_that_is_off_stays_as_it_is_and_off(family):
 
 
 @pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), 1e4])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, id=name, marks=[] if name in ("Full", "TiedSpherical") else pytest.mark.slow)
+        for name, family in FAMILIES.items()
+    ],
+)
 def test_float32_far_from_the_origin_agrees_with_float64(family, offset):
     x = (blobs(400, D, K, spread=4.0) + offset).astype(np.float32)
     labels = np.arange(400) % K

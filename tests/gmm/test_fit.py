@@ -44,7 +44,11 @@ def test_settings_that_cannot_be_meant_are_refused(options, message):
         gmm.fit(KEY, X, 2, **options)
 
 
-@pytest.mark.parametrize("solver", [solve.LBFGS(), solve.Gradient(0.1, optax.adam)], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize(
+    "solver",
+    [solve.LBFGS(), pytest.param(solve.Gradient(0.1, optax.adam), marks=pytest.mark.slow)],
+    ids=["lbfgs", "adam"],
+)
 def test_the_units_of_x_do_not_end_a_gradient_fit(solver):
     # In the right unit the loss of the start is 0, which says nothing of what is left to gain.
     problem = gmm.GaussianMixture(regularization=0.0)

@@ -21,6 +21,13 @@ MEAN, SCALE = np.array([0.3, -1.2]), np.array([[2.0, 0.7], [0.7, 1.0]])
 PRIOR = gmm.NormalInverseWishart(MEAN, 0.7, 4.5, SCALE, 2.5)
 
 
+EVERY_FAMILY = [
+    pytest.param(family, id=family.__name__, marks=[] if family in (gmm.Full, gmm.TiedSpherical) else pytest.mark.slow)
+    for family in FAMILIES
+]
+"""The most and the least free in the suite, the others with the slow tests."""
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
 def family(request):
     return request.param
@@ -171,7 +178,10 @@ def test_a_component_that_is_off_has_no_part_in_the_penalty_or_its_gradient(fami
         np.testing.assert_array_equal(after.covariances[1], off.covariances[1])
 
 
-@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, pytest.param(gmm.Spherical, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family",
+    [gmm.Full, pytest.param(gmm.Tied, marks=pytest.mark.slow), pytest.param(gmm.Spherical, marks=pytest.mark.slow)],
+)
 def test_a_fit_with_a_component_off_is_the_fit_of_the_others(family):
     problem = gmm.GaussianMixture(prior=PRIOR)
     off = mixture(family)._replace(log_weights=jnp.log(jnp.array([0.3, 0.0, 0.7])))
@@ -234,7 +244,7 @@ WIDE = np.random.default_rng(3).normal(size=(10, 3))
     [(np.ones((10, 3)), 10), (WIDE, 2), (WIDE, 1), (WIDE[:, [0, 1, 0]], 10), (WIDE[:, [0, 0, 0]], 2)],
     ids=["all rows equal", "N = K < D", "one row", "collinear columns", "equal columns"],
 )
-@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied])
+@pytest.mark.parametrize("family", [gmm.Full, pytest.param(gmm.Tied, marks=pytest.mark.slow)])
 def test_what_is_singular_by_likelihood_has_a_map(family, x, num_rows):
     data = as_data(x, (np.arange(10) < num_rows).astype(float))
     problem = gmm.GaussianMixture(prior=gmm.NormalInverseWishart(np.zeros(3), 0.01, 5.0, np.eye(3)))
@@ -266,7 +276,7 @@ def test_a_sweep_over_the_strength_is_each_of_its_fits():
     assert (np.diff(np.abs(fits.params.means - MEAN[None, None]).max(axis=(1, 2))) < 0).all()
 
 
-@pytest.mark.parametrize("family", [gmm.Full, gmm.TiedSpherical])
+@pytest.mark.parametrize("family", [gmm.Full, pytest.param(gmm.TiedSpherical, marks=pytest.mark.slow)])
 def test_chunks_count_the_prior_once(family):
     problem = gmm.GaussianMixture(prior=PRIOR)
     whole = solve.run(problem, solve.EM(), mixture(family), DATA, max_steps=8)
@@ -274,7 +284,9 @@ def test_chunks_count_the_prior_once(family):
     chex.assert_trees_all_close(whole, chunked, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [solve.Squarem(), solve.LBFGS()], ids=["squarem", "lbfgs"])
+@pytest.mark.parametrize(
+    "solver", [pytest.param(solve.Squarem(), marks=pytest.mark.slow), solve.LBFGS()], ids=["squarem", "lbfgs"]
+)
 def test_other_solvers_find_the_same_map(solver):
     problem = gmm.GaussianMixture(prior=PRIOR)
     start = mixture(gmm.Full)
@@ -289,6 +301,7 @@ def low_and_high(tree):
 
 
 @pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), 1e4])
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_steps_in_float32_far_from_the_origin_are_those_in_float64(family, offset):
     data, wide_data = low_and_high(as_data((X + offset).astype(np.float32)))
     prior, wide_prior = low_and_high(gmm.fraley_raftery(data, K, family=family))

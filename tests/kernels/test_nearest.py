@@ -29,9 +29,8 @@ def assert_equal(stats, plain, rtol):
     np.testing.assert_allclose(stats.sums, plain.sums, rtol=rtol, atol=rtol * scale)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "chunk"), [(np.float32, 137), (np.float64, None)])
 @pytest.mark.parametrize(("k", "num_features"), SHAPES)
-@pytest.mark.parametrize("chunk", [None, 137])
 def test_sums_and_labels_are_those_of_the_textbook(k, num_features, dtype, chunk):
     for offset in (0.0, 1e4):
         centers, data = case(k, num_features, dtype, offset)

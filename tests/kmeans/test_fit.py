@@ -213,7 +213,11 @@ def test_lower_bound_holds_in_float32_on_tight_and_distant_clusters():
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_steps": 5}, {"rtol": 0.5}, {"solver": solve.Gradient(0.1), "max_steps": 3}],
+    [
+        {"max_steps": 5},
+        pytest.param({"rtol": 0.5}, marks=pytest.mark.slow),
+        {"solver": solve.Gradient(0.1), "max_steps": 3},
+    ],
     ids=["steps", "rtol", "adam"],
 )
 def test_no_cluster_is_empty_whatever_ended_the_fit(options):

@@ -158,7 +158,10 @@ def test_the_loss_of_a_mixture_never_rises(name, seed, family, spread, scale, si
     assert fit.status != Status.LOSS_ROSE
 
 
-@pytest.mark.parametrize("name", ACCELERATED)
+@pytest.mark.parametrize(
+    "name",
+    ["squarem", pytest.param("over_relaxed", marks=pytest.mark.slow), pytest.param("anderson", marks=pytest.mark.slow)],
+)
 def test_a_component_that_is_off_stays_off_and_leaves_the_fit_of_the_others(name):
     case = PROBLEMS["gmm_full"]()
     start = jax.tree.map(lambda leaf: leaf[0], case.starts)

@@ -13,7 +13,11 @@ from cases import PROBLEMS, SOLVERS
 from jaxmix import Fit, FitError, Problem, Solver, Status, as_data, kmeans, rows, solve
 
 # The same problem by another policy or in chunks: every solver runs on them, but not in every run of the suite.
-VARIANTS = {"kmeans_keep": ("em", "squarem"), "kmeans_chunked": ("em", "stepwise")}
+VARIANTS = {
+    "kmeans_keep": ("em", "squarem"),
+    "kmeans_chunked": ("em", "stepwise"),
+    "gmm_map": ("em", "anderson", "lbfgs", "stepwise"),
+}
 TABLE = [
     pytest.param(problem, solver, marks=[pytest.mark.slow] if solver not in VARIANTS.get(problem, SOLVERS) else [])
     for problem in PROBLEMS

@@ -15,7 +15,9 @@ from jaxmix.solve.stepwise import blend
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("problem", ["kmeans", "poisson_mixture", "gmm_full", "gmm_map"])
+@pytest.mark.parametrize(
+    "problem", ["kmeans", "poisson_mixture", "gmm_full", pytest.param("gmm_map", marks=pytest.mark.slow)]
+)
 def test_a_batch_of_all_rows_is_a_step_of_em(problem):
     case = PROBLEMS[problem]()
     num_rows = case.data.x.shape[0]
@@ -149,7 +151,12 @@ def test_lbfgs_on_a_quadratic_ends_at_its_minimum_and_says_so():
 
 @pytest.mark.parametrize(
     "solver",
-    [solve.LBFGS(), solve.Gradient(0.1), solve.Gradient(0.1, batch_size=9, key=KEY), solve.Stepwise(9, KEY)],
+    [
+        solve.LBFGS(),
+        pytest.param(solve.Gradient(0.1), marks=pytest.mark.slow),
+        pytest.param(solve.Gradient(0.1, batch_size=9, key=KEY), marks=pytest.mark.slow),
+        solve.Stepwise(9, KEY),
+    ],
     ids=["lbfgs", "adam", "adam_batches", "stepwise"],
 )
 def test_a_component_that_is_off_stays_off(solver):
