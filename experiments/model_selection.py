@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from experiments import report
 from experiments.data import DataSet, mixture
-from jaxmix import Status, gmm, metrics, sweep
+from jaxmix import Status, gmm, metrics, plot, sweep
 
 FAMILIES = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.TiedDiagonal, gmm.Spherical, gmm.TiedSpherical)
 CRITERIA = {"bic": metrics.bic, "aic": metrics.aic, "icl": metrics.icl}
@@ -85,23 +85,16 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         figure, axes = plt.subplots(1, len(names), figsize=(3.3 * len(names) + 0.3, 3.4), squeeze=False)
         for axis, name in zip(axes[0], names, strict=True):
             own = [row for row in rows if row["data"] == name]
-            for i, family in enumerate(families):
-                line = [row for row in own if row["family"] == family]
-                axis.plot(
-                    [row["K"] for row in line],
-                    [row["bic"] for row in line],
-                    color=report.COLOURS[i],
-                    marker="os^Dvx"[i],
-                    markersize=4,
-                    label=family,
-                )
+            lines = {family: [row["bic"] for row in own if row["family"] == family] for family in families}
+            plot.criteria(axis, [row["K"] for row in own if row["family"] == families[0]], lines, name="")
+            axis.get_legend().remove()
             lowest = min(own, key=lambda row: row["bic"])
-            axis.plot(lowest["K"], lowest["bic"], "o", markersize=13, markerfacecolor="none", color="black")
             axis.set(title=f"{name}: {lowest['family']}, K = {lowest['K']}", xlabel="components K")
-            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0][0].set_ylabel("BIC (lower is better)")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(families))
+        figure.legend(
+            handles[: len(families)], labels[: len(families)], loc="outside lower center", ncols=len(families)
+        )
         figure.set_layout_engine("constrained")
     return figure
 

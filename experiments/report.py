@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-# Okabe and Ito (2008): told apart by colour-blind readers and in grey print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+from jaxmix.plot import COLOURS as COLOURS
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
