@@ -246,7 +246,12 @@ def criteria(
         if row.shape != ks.shape:
             raise ValueError(f"`values[{family!r}]` must have shape {ks.shape}, as `ks` has, got {row.shape}.")
         row = np.where(np.isfinite(row), row, np.nan)
-        style = {"color": _colour(i), "marker": MARKERS[i % 8], "linestyle": LINES[i // 8 % 4], "label": family}
+        style: dict[str, Any] = {
+            "color": _colour(i),
+            "marker": MARKERS[i % 8],
+            "linestyle": LINES[i // 8 % 4],
+            "label": family,
+        }
         drawn += ax.plot(ks, row, markersize=4.5, linewidth=1.2, **style)
         if np.isfinite(row).any():
             at = int(np.nanargmin(row) if lowest else np.nanargmax(row))
@@ -294,7 +299,7 @@ def image(ax: Axes, labels: ArrayLike, centers: ArrayLike) -> AxesImage:
     return ax.imshow(np.broadcast_to(decoded, (*labels.shape, 3)), interpolation="nearest")
 
 
-def _colour(k: int) -> str:
+def _colour(k: int | np.integer) -> str:
     return COLOURS[int(k) % len(COLOURS)]
 
 

@@ -18,6 +18,10 @@ def ax():
     return Figure().add_subplot()
 
 
+def colours(drawn):
+    return np.asarray(drawn.get_facecolor())[:, :3]
+
+
 def mixture(family):
     return gmm.start.from_centers(X[:3], X, family=family)
 
@@ -27,8 +31,8 @@ def test_rows_and_centers_stand_where_they_are_in_their_colours(ax):
     rows, stars = plot.scatter(ax, X, labels, np.vstack([X[:2], [np.inf, np.inf]]))
     np.testing.assert_array_equal(rows.get_offsets(), X)
     np.testing.assert_array_equal(stars.get_offsets(), X[:2])
-    np.testing.assert_allclose(rows.get_facecolor()[1, :3], to_rgb(plot.COLOURS[1]))
-    np.testing.assert_allclose(stars.get_facecolor()[1, :3], to_rgb(plot.COLOURS[1]))
+    np.testing.assert_allclose(colours(rows)[1], to_rgb(plot.COLOURS[1]))
+    np.testing.assert_allclose(colours(stars)[1], to_rgb(plot.COLOURS[1]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,9 +74,9 @@ def test_regions_are_those_of_the_labels(ax, kind):
 
 def test_responsibilities_mix_the_colours(ax):
     resp = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-    colours = plot.responsibilities(ax, X[:3], resp).get_facecolor()[:, :3]
-    np.testing.assert_allclose(colours[0], to_rgb(plot.COLOURS[0]))
-    np.testing.assert_allclose(colours[2], (colours[0] + colours[1]) / 2)
+    found = colours(plot.responsibilities(ax, X[:3], resp))
+    np.testing.assert_allclose(found[0], to_rgb(plot.COLOURS[0]))
+    np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2)
     with pytest.raises(ValueError, match=r"`resp` must have shape \(3, K\)"):
         plot.responsibilities(ax, X[:3], resp[:2])
 
