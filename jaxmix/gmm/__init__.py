@@ -3,7 +3,7 @@
 from jaxmix.gmm import start
 from jaxmix.gmm.bound import complete_log_likelihood, elbo, entropy, expected_complete_log_likelihood
 from jaxmix.gmm.covariance import Covariance, Diagonal, Full, Moments, Spherical, Tied, TiedDiagonal, TiedSpherical
-from jaxmix.gmm.em import GaussianMixture, Hard, Posterior, Soft, Stats, Tempered, e_step, m_step, recentre
+from jaxmix.gmm.em import GaussianMixture, Stats, e_step, m_step, recentre
 from jaxmix.gmm.fit import fit, fit_all
 from jaxmix.gmm.model import (
     GMM,
@@ -16,6 +16,7 @@ from jaxmix.gmm.model import (
     responsibilities,
     sample,
 )
+from jaxmix.gmm.posterior import Hard, Posterior, Soft, Tempered
 from jaxmix.gmm.prior import NormalInverseWishart, fraley_raftery
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""EM for Gaussian mixtures: the posterior of the E-step, the M-step, and the `Problem`."""
+"""EM for Gaussian mixtures: the E-step, the M-step, and the `Problem`."""
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,96 +11,13 @@ from jax import Array
 from jaxmix import door, linalg, rows
 from jaxmix.gmm import prior as priors
 from jaxmix.gmm.covariance import Moments
+from jaxmix.gmm.covariance.base import LOG_TWO_PI
 from jaxmix.gmm.model import GMM, joint_of
-from jaxmix.kernels import mixture
+from jaxmix.gmm.posterior import Posterior, Soft, Tempered
+from jaxmix.kernels import mixture, quadratic
 from jaxmix.types import ArrayLike, Data
 
 DEFAULT_REGULARIZATION = 1e-6
-
-
-class Posterior(Protocol):
-    """How the E-step shares a row among components: a choice of loss and of responsibilities that fit together."""
-
-    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
-        """From (N, K) to each row's log evidence, (N,), and its responsibilities, (N, K)."""
-        ...
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Soft:
-    r"""EM: evidence $\log \sum_k e^{a_k}$ of log joints $a$, responsibilities their softmax.
-
-    References:
-      Dempster, Laird and Rubin (1977), section 4.3.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> Soft()(jnp.zeros((1, 2)))[1].tolist()
-      [[0.5, 0.5]]
-    """
-
-    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
-        """Log-sum-exp and softmax."""
-        return _log_sum_exp(log_joint)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Hard:
-    r"""Classification EM: evidence $\max_k a_k$, each row wholly to its best component.
-
-    References:
-      Celeux and Govaert (1992), section 2.2.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> Hard()(jnp.array([[0.0, 1.0]]))[1].tolist()
-      [[0.0, 1.0]]
-    """
-
-    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
-        """Maximum, and the indicator of the first that attains it."""
-        k = log_joint.shape[1]
-        indicator = jax.nn.one_hot(jnp.argmax(log_joint, axis=1), k, dtype=log_joint.dtype)
-        return jnp.max(log_joint, axis=1), indicator
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Tempered:
-    r"""Deterministic annealing: evidence $\beta^{-1} \log \sum_k e^{\beta a_k}$, responsibilities its softmax.
-
-    At $\beta = 1$ it is EM, as $\beta \to \infty$ classification EM, and below 1 the landscape is smoother.
-
-    Attributes:
-      inverse_temperature: $\beta > 0$, traced: vmap over it.
-
-    References:
-      Ueda and Nakano (1998), equations 9 and 14.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> Tempered(0.5)(jnp.zeros((1, 2)))[1].tolist()
-      [[0.5, 0.5]]
-    """
-
-    inverse_temperature: Array | float
-
-    def __call__(self, log_joint: Array) -> tuple[Array, Array]:
-        """Log-sum-exp and softmax at the temperature."""
-        beta = jnp.asarray(self.inverse_temperature, log_joint.dtype)
-        evidence, shares = _log_sum_exp(beta * log_joint)
-        return evidence / beta, shares
-
-
-def _log_sum_exp(values: Array) -> tuple[Array, Array]:
-    """Log-sum-exp over the last axis and its softmax, from one set of exponentials: half of an E-step's time in 2-D."""
-    peak = jax.lax.stop_gradient(jnp.max(values, axis=1, keepdims=True))
-    peak = jnp.where(jnp.isfinite(peak), peak, 0)
-    exponentials = jnp.exp(values - peak)
-    total = jnp.sum(exponentials, axis=1, keepdims=True)
-    return (peak + jnp.log(total))[:, 0], exponentials / total
 
 
 class Stats(NamedTuple):
@@ -143,6 +60,22 @@ def e_step(params: GMM, data: Data | ArrayLike, *, posterior: Posterior = Soft()
 
 @partial(jax.jit, static_argnames="kinds")
 def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Stats:
+    # On CPU alone: elsewhere fits run side by side, and a choice by value takes both its ways under `vmap`.
+    many = data.x.shape[0] >= quadratic.LEAST_ROWS and jax.default_backend() == "cpu"
+    if not (many and hasattr(params.covariance, "expand")):
+        return _by_differences(params, data, posterior)
+    covariance: Any = params.covariance
+    expansion: quadratic.Expansion = covariance.expand(params.means - data.origin[None])
+    if expansion.coefficients.shape[1] > quadratic.MOST_PRODUCTS:
+        return _by_differences(params, data, posterior)
+    return jax.lax.cond(
+        jnp.all((expansion.lost <= quadratic.MOST_LOST) | ~params.is_on),
+        lambda: _by_products(expansion, params, data, posterior),
+        lambda: _by_differences(params, data, posterior),
+    )
+
+
+def _by_differences(params: GMM, data: Data, posterior: Posterior) -> Stats:
     joint = joint_of(params)
 
     def of_chunk(chunk: Data) -> Stats:
@@ -153,6 +86,26 @@ def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) 
         return Stats(-linalg.dot(chunk.weights, evidence), moments)
 
     return rows.merge_chunks(of_chunk, data, mixture.chunk_rows(data.x.shape[0], *params.means.shape))
+
+
+def _by_products(expansion: quadratic.Expansion, params: GMM, data: Data, posterior: Posterior) -> Stats:
+    """The same where products of features may be summed about the origin of the data."""
+    is_on, covariance = params.is_on[:, None], cast(Any, params.covariance)
+    # What is off may lie anywhere.
+    expansion = expansion._replace(
+        coefficients=jnp.where(is_on, expansion.coefficients, 0), means=jnp.where(is_on, expansion.means, 0)
+    )
+    constants = params.log_weights - 0.5 * params.means.shape[1] * LOG_TWO_PI
+
+    def of_chunk(chunk: Data) -> Stats:
+        features = quadratic.features_of(expansion, chunk.x - chunk.origin[None])
+        joint = quadratic.scores(expansion, features) + constants[:, None]
+        evidence, shares = posterior(joint.T)
+        weighted = (chunk.weights[:, None] * shares).T
+        counts, first, products = quadratic.moments(expansion, weighted, features)
+        return Stats(-linalg.dot(chunk.weights, evidence), Moments(counts, first, covariance.collect(products)))
+
+    return rows.merge_chunks(of_chunk, data, quadratic.chunk_rows(data.x.shape[0], expansion))
 
 
 @partial(jax.jit, static_argnames="kinds")

@@ -83,7 +83,7 @@ def test_pooled_sums_lose_nothing_where_means_lie_far_apart(name):
         gmm.Full,
         pytest.param(gmm.Tied, marks=pytest.mark.slow),
         pytest.param(gmm.Diagonal, marks=pytest.mark.slow),
-        gmm.TiedSpherical,
+        pytest.param(gmm.TiedSpherical, marks=pytest.mark.slow),
     ],
 )
 def test_chunks_change_nothing(family, monkeypatch):

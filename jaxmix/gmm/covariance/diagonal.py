@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
-from jaxmix.kernels import mixture
+from jaxmix.kernels import mixture, quadratic
 
 
 class Diagonal(NamedTuple):
@@ -50,6 +50,17 @@ class Diagonal(NamedTuple):
         """Log densities of rows, of shape (N, K)."""
         inverse, half = 1 / self.scale, jnp.sum(jnp.log(self.scale), axis=1)[None]
         return lambda x: base.gaussian(mixture.squares(means, inverse, x).T, half, x.shape[1])
+
+    def expand(self, means: Array) -> quadratic.Expansion:
+        """Log densities as sums of squares of features, for means about the origin."""
+        return quadratic.of_precisions(
+            1 / jnp.square(self.scale), jnp.sum(jnp.log(self.scale), axis=1), self.scale, means
+        )
+
+    @staticmethod
+    def collect(products: Array) -> Array:
+        """Second moments from sums of squares: these."""
+        return products
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviations."""

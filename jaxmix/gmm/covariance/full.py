@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
-from jaxmix.kernels import mixture
+from jaxmix.kernels import mixture, quadratic
 
 
 class Full(NamedTuple):
@@ -53,6 +53,18 @@ class Full(NamedTuple):
         inverse = linalg.inverse_tril(self.scale_tril)
         half = base.half_log_determinant(self.scale_tril)[None]
         return lambda x: base.gaussian(mixture.whitened_squares(means, inverse, x).T, half, x.shape[1])
+
+    def expand(self, means: Array) -> quadratic.Expansion:
+        """Log densities as sums of products of features, for means about the origin."""
+        inverse = linalg.inverse_tril(self.scale_tril)
+        precisions = jnp.matmul(jnp.swapaxes(inverse, 1, 2), inverse, precision=linalg.PRECISION)
+        scales = jnp.sqrt(jnp.sum(jnp.square(self.scale_tril), axis=2))
+        return quadratic.of_precisions(precisions, base.half_log_determinant(self.scale_tril), scales, means)
+
+    @staticmethod
+    def collect(products: Array) -> Array:
+        """Second moments from sums of products: a matrix for each component, also where D is 1."""
+        return products if products.ndim == 3 else products[:, :, None]
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's factor."""

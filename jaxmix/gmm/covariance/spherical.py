@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.gmm.covariance import base
-from jaxmix.kernels import mixture
+from jaxmix.kernels import mixture, quadratic
 
 
 class Spherical(NamedTuple):
@@ -51,6 +51,16 @@ class Spherical(NamedTuple):
         """Log densities of rows, of shape (N, K)."""
         inverse, half = 1 / self.scale[:, None], means.shape[1] * jnp.log(self.scale)[None]
         return lambda x: base.gaussian(mixture.squares(means, inverse, x).T, half, x.shape[1])
+
+    def expand(self, means: Array) -> quadratic.Expansion:
+        """Log densities as sums of squares of features, for means about the origin."""
+        scale = jnp.broadcast_to(self.scale[:, None], means.shape)
+        return quadratic.of_precisions(1 / jnp.square(scale), jnp.sum(jnp.log(scale), axis=1), scale, means)
+
+    @staticmethod
+    def collect(products: Array) -> Array:
+        """Second moments from sums of squares: those of all features."""
+        return jnp.sum(products, axis=1)
 
     def colour(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviation."""

@@ -1,0 +1,109 @@
+"""Sums by products of features are those of direct differences, and are taken only where they may be."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import blobs
+
+from jaxmix import as_data, gmm, solve
+from jaxmix.gmm import em
+from jaxmix.kernels import quadratic
+
+N, K = quadratic.LEAST_ROWS + 100, 3
+FAMILIES = (gmm.Full, gmm.Diagonal, gmm.Spherical)
+
+
+def case(family, num_features, dtype: type[np.floating] = np.float64, *, spread=2.0, offset=0.0):
+    x = (blobs(N, num_features, K, spread=spread) + offset).astype(dtype)
+    data = as_data(x, (np.arange(N) % 3).astype(dtype))
+    # Neither round nor at a maximum.
+    resp = np.random.default_rng(0).dirichlet(np.ones(K), size=N) + 3 * np.eye(K)[np.arange(N) % K]
+    return gmm.start.from_responsibilities(resp / resp.sum(1, keepdims=True), data, family=family), data
+
+
+def both(params, data, posterior=gmm.Soft()):
+    expansion = params.covariance.expand(params.means - data.origin[None])
+    # New functions each time: JAX cannot tell two posteriors without fields apart.
+    products = jax.jit(lambda expansion, params, data: em._by_products(expansion, params, data, posterior))
+    differences = jax.jit(lambda params, data: em._by_differences(params, data, posterior))
+    return products(expansion, params, data), differences(params, data), expansion
+
+
+@pytest.mark.parametrize("num_features", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_statistics_are_those_of_direct_differences(family, num_features):
+    params, data = case(family, num_features)
+    params = params._replace(log_weights=jnp.log(jnp.array([0.2, 0.8, 0.0])))
+    products, differences, _ = both(params, data)
+    # First moments are small sums of large terms.
+    chex.assert_trees_all_close(products, differences, rtol=1e-10, atol=1e-10 * N)
+
+
+@pytest.mark.parametrize("posterior", [gmm.Hard(), gmm.Tempered(0.3)], ids=["hard", "tempered"])
+def test_it_serves_every_posterior(posterior):
+    products, differences, _ = both(*case(gmm.Full, 2), posterior)
+    chex.assert_trees_all_close(products, differences, rtol=1e-10, atol=1e-10 * N)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    params, data = case(gmm.Full, 3)
+    whole, _, expansion = both(params, data)
+    monkeypatch.setattr(quadratic, "ROOM", 1)
+    jax.clear_caches()
+    size = quadratic.chunk_rows(N, expansion)
+    assert size < N / 10
+    chunks, _, _ = both(params, data)
+    jax.clear_caches()
+    chex.assert_trees_all_close(chunks, whole, rtol=1e-11, atol=1e-11 * N)
+
+
+@pytest.mark.parametrize("family", [gmm.Full, pytest.param(gmm.Diagonal, marks=pytest.mark.slow), gmm.Spherical])
+def test_the_digits_lost_in_float32_are_no_more_than_foretold(family):
+    for spread in (1.0, 10.0, 100.0):
+        params, data = case(family, 2, np.float32, spread=spread, offset=1e3)
+        products, _, expansion = both(params, data)
+        up = lambda leaf: leaf.astype(jnp.float64)  # noqa: E731
+        exact = both(*jax.tree.map(up, (params, data)))[1]
+        eps = np.finfo(np.float32).eps
+        lost = float(expansion.lost.max()) * eps
+        rows = float(data.weights.sum())
+        assert abs(products.loss - exact.loss) <= 4 * lost * rows
+        scale = np.sqrt(np.diagonal(params.covariances, axis1=1, axis2=2))
+        error = np.abs(products.moments.first - exact.moments.first) / scale
+        assert error.max() <= 4 * (lost + eps * rows**0.5) * rows
+
+
+def test_components_that_lie_many_widths_apart_are_taken_by_direct_differences():
+    near, data = case(gmm.Full, 2)
+    widths = jnp.array([1.0, 1.0, 1e-3])[:, None, None]
+    far = near._replace(covariance=jax.tree.map(lambda leaf: leaf * widths, near.covariance))
+    for params, expected in ((near, 0), (far, 1)):
+        found = gmm.e_step(params, data)
+        chex.assert_trees_all_equal(found, both(params, data)[expected])
+    assert both(far, data)[2].lost[2] > quadratic.MOST_LOST
+
+
+def test_a_component_that_is_off_and_far_away_does_not_decide():
+    params, data = case(gmm.Full, 2)
+    params = params._replace(log_weights=jnp.log(jnp.array([0.5, 0.5, 0.0])), means=params.means.at[2].set(1e9))
+    chex.assert_trees_all_equal(gmm.e_step(params, data), both(params, data)[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_singular_covariance_says_so(family):
+    params, data = case(family, 2)
+    params = params._replace(covariance=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), params.covariance))
+    assert jnp.isnan(gmm.e_step(params, data).loss)
+
+
+def test_a_fit_in_float32_is_that_of_float64_also_vmapped():
+    params, data = case(gmm.Full, 2, np.float32, offset=100.0)
+    run = lambda params, data: solve.run(gmm.GaussianMixture(), solve.EM(), params, data, max_steps=10)  # noqa: E731
+    exact = run(*jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, data)))
+    single = run(params, data)
+    np.testing.assert_allclose(single.loss, exact.loss, rtol=1e-5)
+    np.testing.assert_allclose(single.params.covariances, exact.params.covariances, rtol=1e-3, atol=1e-3)
+    twice = jax.vmap(run, in_axes=(0, None))(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params), data)
+    np.testing.assert_allclose(twice.loss, [single.loss] * 2, rtol=1e-5)
