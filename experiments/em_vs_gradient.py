@@ -147,7 +147,7 @@ def mixture_methods(options: Options) -> list[Method]:
     def among(*rates: float) -> Callable[[Case], Sequence[float]]:
         return lambda case: rates[-1:] if options.smoke else rates
 
-    return [
+    methods = [
         Method("EM", fixed(solve.EM()), lambda case: NOTHING, passes),
         Method("over-relaxed EM", fixed(solve.OverRelaxed()), lambda case: NOTHING, passes),
         Method("SQUAREM", fixed(solve.Squarem()), lambda case: NOTHING, passes // 3),
@@ -157,6 +157,8 @@ def mixture_methods(options: Options) -> list[Method]:
         Method("gradient descent", partial(solve.Gradient, optimizer=optax.sgd), among(0.1, 0.3, 1.0), passes // 3),
         Method("stepwise EM", lambda decay: solve.Stepwise(32, key, decay), among(0.6, 0.8, 1.0), passes // 6),
     ]
+    few = ("EM", "SQUAREM", "Adam", "stepwise EM")
+    return [method for method in methods if method.name in few or not options.smoke]
 
 
 def draw_ways(results: Sequence[Result]) -> Figure:

@@ -14,7 +14,15 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        # The first page of the site is a part of README.md.
+        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name == "index.md" else [])
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+)
 def test_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # As a user starts: float32, and JAX's default rank promotion.

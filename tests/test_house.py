@@ -136,7 +136,13 @@ def test_functions_of_the_face_show_shapes_an_example_and_annotations(name, func
     assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
 
 
-@pytest.mark.parametrize("module", MODULES)
+# Those that compile for long: what they show is in README.md too, which is run.
+LONG = ("jaxmix.sweep", "jaxmix.gmm.prior")
+
+
+@pytest.mark.parametrize(
+    "module", [pytest.param(m, marks=pytest.mark.slow if m in LONG else []) for m in MODULES], ids=MODULES
+)
 def test_examples_in_docstrings_run(module):
     import jax
 

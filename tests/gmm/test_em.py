@@ -21,7 +21,13 @@ with (KNOWN / "old_faithful_loglik.csv").open() as file:
     MCLUST = [row for row in csv.DictReader(file) if row["k"] in "23"]
 
 
-@pytest.mark.parametrize("row", MCLUST, ids=lambda row: f"{row['family']}-{row['k']}")
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=f"{row['family']}-{row['k']}", marks=[] if i % 2 else pytest.mark.slow)
+        for i, row in enumerate(MCLUST)
+    ],
+)
 def test_old_faithful_reaches_the_likelihood_of_mclust(row):
     k, family = int(row["k"]), getattr(gmm, row["family"])
     start = gmm.start.from_labels(LABELS[:, k - 1], FAITHFUL, k, family=family, problem=EXACT)

@@ -82,6 +82,7 @@ def test_init_may_be_centers_or_a_mixture():
         gmm.fit(KEY, X, 2, init=start)
 
 
+@pytest.mark.slow
 def test_fit_vmaps_over_the_regularization():
     def loss(regularization):
         problem = gmm.GaussianMixture(regularization=regularization)

@@ -122,6 +122,7 @@ def test_penalty_is_minus_the_log_density_of_the_prior_up_to_a_constant(family):
     assert EXACT.penalty(points[0]) == 0
 
 
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_the_penalised_loss_never_rises(family):
     start = mixture(family)
     for alpha in (1.0, 2.0):

@@ -29,7 +29,9 @@ def assert_equal(stats, plain, rtol):
     np.testing.assert_allclose(stats.sums, plain.sums, rtol=rtol, atol=rtol * scale)
 
 
-@pytest.mark.parametrize(("dtype", "chunk"), [(np.float32, 137), (np.float64, None)])
+@pytest.mark.parametrize(
+    ("dtype", "chunk"), [(np.float32, 137), pytest.param(np.float64, None, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("k", "num_features"), SHAPES)
 def test_sums_and_labels_are_those_of_the_textbook(k, num_features, dtype, chunk):
     for offset in (0.0, 1e4):

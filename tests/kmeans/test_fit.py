@@ -229,7 +229,7 @@ def test_no_cluster_is_empty_whatever_ended_the_fit(options):
         assert fits.trace[lane, fits.num_steps[lane]] == fits.loss[lane]
 
 
-@pytest.mark.parametrize("empty", ["farthest", "keep"])
+@pytest.mark.parametrize("empty", ["farthest", pytest.param("keep", marks=pytest.mark.slow)])
 def test_centers_that_are_off_leave_the_fit_of_the_others(empty):
     x = blobs(60, 2, 4)
     seeds = seeding.starts(jax.random.key(1), as_data(x), 6, restarts=3)

@@ -16,7 +16,7 @@ from jaxmix import Fit, FitError, Problem, Solver, Status, as_data, kmeans, rows
 VARIANTS = {
     "kmeans_keep": ("em", "squarem"),
     "kmeans_chunked": ("em", "stepwise"),
-    "gmm_map": ("em", "anderson", "lbfgs", "stepwise"),
+    "gmm_map": ("em", "lbfgs"),
 }
 TABLE = [
     pytest.param(problem, solver, marks=[pytest.mark.slow] if solver not in VARIANTS.get(problem, SOLVERS) else [])

@@ -152,7 +152,7 @@ def test_lbfgs_on_a_quadratic_ends_at_its_minimum_and_says_so():
 @pytest.mark.parametrize(
     "solver",
     [
-        solve.LBFGS(),
+        pytest.param(solve.LBFGS(), marks=pytest.mark.slow),
         pytest.param(solve.Gradient(0.1), marks=pytest.mark.slow),
         pytest.param(solve.Gradient(0.1, batch_size=9, key=KEY), marks=pytest.mark.slow),
         solve.Stepwise(9, KEY),
@@ -178,7 +178,7 @@ def test_a_component_that_is_off_stays_off(solver):
 @pytest.mark.parametrize(
     "solver",
     [
-        solve.OverRelaxed(),
+        pytest.param(solve.OverRelaxed(), marks=pytest.mark.slow),
         pytest.param(solve.Squarem(), marks=pytest.mark.slow),
         pytest.param(solve.Anderson(), marks=pytest.mark.slow),
         pytest.param(solve.LBFGS(), marks=pytest.mark.slow),
