@@ -134,6 +134,7 @@ def test_one_collapsing_restart_leaves_the_other_lanes_bit_equal():
     assert solve.best(with_bad).loss == with_bad.loss[others].min()
 
 
+@pytest.mark.slow
 def test_mixtures_over_families_find_those_of_old_faithful():
     # Fraley and Raftery (2002) and mclust: by BIC, three components with one full covariance.
     x = datasets.old_faithful().astype(float)

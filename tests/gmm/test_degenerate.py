@@ -158,7 +158,9 @@ def table() -> str:
             case,
             column,
             id=f"{case.name}-{column}",
-            marks=[pytest.mark.slow] if case.hidden and column not in ("kmeans", "likelihood") else [],
+            marks=[pytest.mark.slow]
+            if column == "diagonal" or (case.hidden and column not in ("kmeans", "likelihood"))
+            else [],
         )
         for case in CASES
         for column in COLUMNS

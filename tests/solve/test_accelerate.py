@@ -129,7 +129,10 @@ if hypothesis.settings.get_current_profile_name() == "long":
 MONOTONE = {"em": solve.EM(), **ACCELERATED}
 
 
-@pytest.mark.parametrize("name", MONOTONE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("em", "over_relaxed") else []) for name in MONOTONE],
+)
 @hypothesis.given(
     seed=st.integers(0, 2**31 - 1),
     family=st.sampled_from(FAMILIES),

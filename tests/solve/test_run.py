@@ -17,6 +17,7 @@ VARIANTS = {
     "kmeans_keep": ("em", "squarem"),
     "kmeans_chunked": ("em", "stepwise"),
     "gmm_map": ("em", "lbfgs"),
+    "poisson_mixture": ("em", "squarem", "lbfgs", "adam"),
 }
 TABLE = [
     pytest.param(problem, solver, marks=[pytest.mark.slow] if solver not in VARIANTS.get(problem, SOLVERS) else [])
