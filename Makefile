@@ -23,8 +23,9 @@ demo: .venv/.demo
 test: .venv/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
+# As users run it: compiled with all optimisations, where the quick suite does without.
 test-all: .venv/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
