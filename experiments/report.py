@@ -96,8 +96,8 @@ def print_table(title: str, rows: Sequence[Row], console: Console) -> None:
 class Kept:
     """The results of an unfinished run, each on disk as soon as it is there; the next start takes them from there.
 
-    As a context: what a run kept is removed when it ends, and stays when an exception or Ctrl-C ends it. Ctrl-C ends the
-    process within a second, also inside a compiled program, which Python cannot interrupt.
+    As a context: what a run kept is removed when it ends, and stays when an exception or Ctrl-C ends it. Ctrl-C ends
+    the process within a second, also inside a compiled program, which Python cannot interrupt.
 
     Args:
       output: the folder of the experiment; the results lie in `unfinished` beneath it.
@@ -115,7 +115,7 @@ class Kept:
         self.console = console or Console()
 
     def __call__(self, compute: Callable[..., Result], *arguments: Any) -> Result:
-        """`compute(*arguments)`, or what it gave before; both must pickle, and `compute` is known by name and source."""
+        """`compute(*arguments)`, or what it gave before; both must pickle; `compute` is known by name and source."""
         return cast(Result, self.memory.cache(compute)(*arguments))
 
     def __enter__(self) -> "Kept":
