@@ -248,9 +248,9 @@ def reading(rows: list[dict[str, Any]]) -> list[str]:
     ratios = {c: cells[*c, "k-means++"]["J seeded / best"] for c in cases}
     closest = max(cases, key=lambda c: ratios[c] / bound(c[1]))
     lines.append(
-        "- Arthur and Vassilvitskii's theorem bounds the expected J after k-means++ by 8 (log K + 2) times the optimum. "
-        f"The mean comes closest to it on {closest[0]}, K = {closest[1]}: {ratios[closest]:.3g} times the best J found, "
-        f"where the bound is {bound(closest[1]):.3g}."
+        "- The theorem of Arthur and Vassilvitskii bounds the expected J after k-means++ by 8 (log K + 2) times the "
+        f"optimum. The mean comes closest to it on {closest[0]}, K = {closest[1]}: {ratios[closest]:.3g} times the "
+        f"best J found, where the bound is {bound(closest[1]):.3g}."
     )
     return lines
 
