@@ -478,7 +478,12 @@ def tables() -> tuple[str, str]:
     """The tables of the page, from the cases."""
     refused = [["argument", "what came", "the words of the `ValueError`", "unseen: K-means, mixtures"]]
     refused += [
-        [f"`{case.argument}`", case.came, case.message + ("..." if case.message.endswith(RAGGED) else ""), case.traced]
+        [
+            f"`{case.argument}`",
+            case.came,
+            case.message.replace("<", r"\<") + ("..." if case.message.endswith(RAGGED) else ""),
+            case.traced,
+        ]
         for case in REFUSED
     ]
     taken = [["what came", "K-means", "mixtures", "unseen"]]
