@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special, stats
 
 from jaxmix import Fit, Status, as_data, gmm, kmeans, solve
+from tests import oracles
 from tests.pages import DOCS, markdown, rewritten
 
 PAGE = DOCS / "door.md"
@@ -26,6 +26,8 @@ FAMILIES = {
 }
 MODELS: dict[str, Any] = {"K-means": None, **FAMILIES}
 # One program a model, a shape and a dtype.
+UNTYPED: Any = gmm  # what comes may be anything
+UNTYPED_SOLVE: Any = solve
 HELD_UP = 1e-5  # variances that are the regularization's, 1e-6, and little else
 SETTINGS: dict[str, Any] = {"x": X, "weights": ONES, "restarts": 2, "max_steps": 200}
 
@@ -68,7 +70,7 @@ def start(model: str, **changes: Any) -> Any:
     if family is None:
         return np.stack([means, means])
     scale = changes.pop("scale", 1.0)
-    mixture = gmm.GMM(np.full(K, -np.log(K)), means, family.unit(K, D, float))._replace(**changes)
+    mixture = UNTYPED.GMM(np.full(K, -np.log(K)), means, family.unit(K, D, float))._replace(**changes)
     return jax.tree.map(
         lambda leaf: np.stack([leaf, leaf]),
         mixture._replace(covariance=jax.tree.map(lambda leaf: scale * np.asarray(leaf), mixture.covariance)),
@@ -77,7 +79,7 @@ def start(model: str, **changes: Any) -> Any:
 
 def bare(model: str, **changes: Any) -> Any:
     """A mixture to start from, its fields replaced by whatever they are."""
-    return gmm.GMM(np.full(K, -np.log(K)), X[:K], MODELS[model].unit(K, D, float))._replace(**changes)
+    return UNTYPED.GMM(np.full(K, -np.log(K)), X[:K], MODELS[model].unit(K, D, float))._replace(**changes)
 
 
 Change = dict[str, Any] | Callable[[str], dict[str, Any]]
@@ -257,9 +259,9 @@ REFUSED = [
     Refused(
         "batch_size",
         "2.5",
-        {"solver": solve.Gradient(0.1, batch_size=2.5, key=KEY)},
+        {"solver": UNTYPED_SOLVE.Gradient(0.1, batch_size=2.5, key=KEY)},
         f"`batch_size` {COUNT.format(1, 2.5)}",
-    ),  # pyright: ignore[reportArgumentType]
+    ),
     Refused(
         "empty",
         "another word",
@@ -285,10 +287,10 @@ REFUSED = [
     Refused(
         "regularization",
         "a string",
-        {"problem": gmm.GaussianMixture("1e-6")},
+        {"problem": UNTYPED.GaussianMixture("1e-6")},
         f"`regularization` {ONE.format('<U4', ())}",
         only="mixtures",
-    ),  # pyright: ignore[reportArgumentType]
+    ),
     Refused(
         "inverse_temperature",
         "0",
@@ -327,7 +329,7 @@ REFUSED = [
     Refused(
         "init",
         "covariances of another K",
-        lambda model: {"init": bare(model, covariance=gmm.Diagonal(np.ones((K - 1, D))))},
+        lambda model: {"init": bare(model, covariance=UNTYPED.Diagonal(np.ones((K - 1, D))))},
         "`init.covariance.scale` must have shape (3, 2) for means of shape (3, 2), got (2, 2).",
         only="mixtures",
     ),
@@ -442,36 +444,20 @@ def outcome(fit: Fit, x: np.ndarray, weights: np.ndarray) -> str:
         return "NONFINITE"
     weights = np.asarray(weights, float)
     present = weights > 0
-    oracle = mixture_loss if isinstance(fit.params, gmm.GMM) else cost
-    loss, word, condition = oracle(fit.params, x[present], weights[present])
+    x, weights = x[present], weights[present]
+    if isinstance(fit.params, gmm.GMM):
+        np.testing.assert_allclose(np.exp(np.asarray(fit.params.log_weights, float)).sum(), 1, rtol=1e-5)
+        loss, least, condition = oracles.mixture_loss(fit.params, x, weights)
+        word = "off" if np.isneginf(fit.params.log_weights).any() else "held up" if least < HELD_UP else "fitted"
+    else:
+        loss, condition = oracles.cost(fit.params, x, weights), 0.0
+        word = "fitted" if loss else "J = 0"
     assert np.isfinite(loss), "a good status, and parameters whose loss is no number"
     epsilon = float(jnp.finfo(fit.loss.dtype).eps)
     slack = epsilon * (1000 + 10 * condition)
     np.testing.assert_allclose(fit.loss, loss, rtol=1000 * epsilon, atol=slack * weights.sum())
     status = Status(int(fit.status))
     return word if status == Status.CONVERGED else status.name
-
-
-def cost(centers: np.ndarray, x: np.ndarray, weights: np.ndarray) -> tuple[float, str, float]:
-    """J, its word, and no condition."""
-    centers, x = np.asarray(centers, float), np.asarray(x, float)
-    with np.errstate(under="ignore"):
-        distances = ((x[:, None] - centers[None]) ** 2).sum(-1).min(1)
-    return weights @ distances, "fitted" if distances.any() else "J = 0", 0.0
-
-
-def mixture_loss(params: Any, x: np.ndarray, weights: np.ndarray) -> tuple[float, str, float]:
-    """Minus the log-likelihood, its word, and the largest condition number of a covariance."""
-    on = np.isfinite(np.asarray(params.log_weights))
-    means, covariances = np.asarray(params.means, float)[on], np.asarray(params.covariances, float)[on]
-    np.testing.assert_allclose(np.exp(np.asarray(params.log_weights, float)).sum(), 1, rtol=1e-5)
-    joint = np.stack(
-        [stats.multivariate_normal(m, c).logpdf(np.asarray(x, float)) for m, c in zip(means, covariances, strict=True)]
-    ).reshape(len(means), -1)
-    evidence = special.logsumexp(joint + np.asarray(params.log_weights, float)[on, None], axis=0)
-    sizes = np.linalg.eigvalsh(covariances)
-    word = "off" if not on.all() else "held up" if sizes.min() < HELD_UP else "fitted"
-    return -(weights @ evidence), word, (sizes[:, -1] / sizes[:, 0]).max()
 
 
 def tables() -> tuple[str, str]:

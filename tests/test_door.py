@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,8 @@ def test_the_page_shows_exactly_these_tables():
 
 
 # Every public function that takes rows, with what else it needs.
-MIXTURE = gmm.GMM(np.log([0.5, 0.5]), X[:2], gmm.Diagonal(np.ones((2, 2))))
+UNTYPED: Any = gmm  # what comes may be anything
+MIXTURE = UNTYPED.GMM(np.log([0.5, 0.5]), X[:2], UNTYPED.Diagonal(np.ones((2, 2))))
 RESP = np.full((6, 2), 0.5)
 ROWS = {
     "as_data": lambda x, weights: as_data(x, weights),
@@ -164,9 +166,12 @@ OF_MIXTURE = {
 BAD_MIXTURES = [
     (MIXTURE._replace(means=X[:2] * np.nan), "must be a mixture of finite numbers"),
     (MIXTURE._replace(log_weights=np.full(2, np.nan)), "must be a mixture of finite numbers"),
-    (MIXTURE._replace(covariance=gmm.Diagonal(-np.ones((2, 2)))), "not above 0"),
-    (MIXTURE._replace(covariance=gmm.Full(np.zeros((2, 2, 2)))), "not above 0"),
-    (MIXTURE._replace(covariance=gmm.Diagonal(np.ones((1, 2)))), r"`params.covariance.scale` must have shape \(2, 2\)"),
+    (MIXTURE._replace(covariance=UNTYPED.Diagonal(-np.ones((2, 2)))), "not above 0"),
+    (MIXTURE._replace(covariance=UNTYPED.Full(np.zeros((2, 2, 2)))), "not above 0"),
+    (
+        MIXTURE._replace(covariance=UNTYPED.Diagonal(np.ones((1, 2)))),
+        r"`params.covariance.scale` must have shape \(2, 2\)",
+    ),
     (MIXTURE._replace(covariance=np.eye(2)), "`params.covariance` must be a covariance family"),
     (MIXTURE._replace(log_weights=np.zeros(1)), r"`params.log_weights` must have shape \(2,\)"),
     (MIXTURE._replace(means=X[0]), r"`params.means` must have shape \(K, "),
