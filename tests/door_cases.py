@@ -387,6 +387,7 @@ TAKEN = [
     Taken("all rows equal", {"x": X[[0] * N]}, "J = 0", "off", traced=True),
     Taken("two distinct rows, K = 3", {"x": X[np.arange(N) % 2]}, "J = 0", "off", traced=True),
     Taken("one weight of 1e12", {"weights": at(ONES, 3, 1e12)}, "fitted", "held up", traced=True),
+    Taken("weights that are mostly zero", {"weights": first(3 * K)}, "fitted", "fitted", traced=True),
     Taken("weights of 1e-12", {"weights": 1e-12 * ONES}, "fitted", "fitted", traced=True),
     Taken(
         "a row of weight zero that holds NaN",
