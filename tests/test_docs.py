@@ -60,7 +60,11 @@ def test_every_public_name_is_on_the_api_page():
         for name in getattr(
             module,
             "__all__",
-            [n for n in vars(module) if n in ("starts", "maximin", "random_rows", "Sweep", "grid", "mixtures")],
+            [
+                n
+                for n in vars(module)
+                if n in ("starts", "maximin", "random_rows", "kmeans_parallel", "Sweep", "grid", "mixtures")
+            ],
         ):
             value = getattr(module, name)
             if callable(value) and name != "Status":
