@@ -166,7 +166,7 @@ def draw_rates(rows: list[dict[str, Any]]) -> Figure:
 
 def gain_per_doubling(rows: list[dict[str, Any]]) -> float:
     """By how many decibels the quality rises with each doubling of the code book, over the upper half of them."""
-    upper = rows[len(rows) // 2 :]
+    upper = rows[(len(rows) - 1) // 2 :]
     slope = np.polyfit([math.log2(row["K"]) for row in upper], [row["PSNR, dB"] for row in upper], 1)
     return float(slope[0])
 
