@@ -71,7 +71,8 @@ def mixture(name: str, seed: int) -> DataSet:
         return DataSet(name, _standardised(datasets.old_faithful()), 3, "Azzalini and Bowman (1990), standardised")
     if name in DATA_SETS:
         data_set = DATA_SETS[name]()
-        return data_set._replace(x=_standardised(data_set.x), source=f"{data_set.source}; standardised")
+        source = data_set.source.removesuffix(", standardised")
+        return data_set._replace(x=_standardised(data_set.x), source=f"{source}, standardised")
     match = re.fullmatch(r"c = ([0-9.]+)(?:, D = ([0-9]+))?", name)
     if match is None:
         raise ValueError(f"Unknown data set {name!r}: faithful, {', '.join(DATA_SETS)}, or c = 0.2, or c = 1, D = 10.")

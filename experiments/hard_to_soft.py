@@ -118,10 +118,10 @@ def setting(name: str, seed: int) -> Setting:
 
 
 def groups(means: np.ndarray, width: float) -> np.ndarray:
-    """A label for each mean: those closer than a twentieth of a width to an earlier one share its label."""
+    """A label for each mean: those closer than a quarter of a width to an earlier one share its label."""
     labels: list[int] = []
     for i, mean in enumerate(means):
-        near = [labels[j] for j in range(i) if np.linalg.norm(mean - means[j]) < 0.05 * width]
+        near = [labels[j] for j in range(i) if np.linalg.norm(mean - means[j]) < 0.25 * width]
         labels.append(near[0] if near else len(set(labels)))
     return np.array(labels)
 
@@ -132,7 +132,8 @@ def _at_each(inverse_temperatures: jax.Array, starts: gmm.GMM, data: Data, max_s
 
     def at_one(inverse_temperature: jax.Array) -> Fit:
         problem = at_temperature(inverse_temperature)
-        return solve.best(solve.run_many(problem, solve.EM(), starts, data, max_steps=max_steps, atol=SMALL))
+        # Where means are about to part, they move slowly.
+        return solve.best(solve.run_many(problem, solve.EM(), starts, data, max_steps=max_steps, atol=SMALL / 100))
 
     return jax.vmap(at_one)(inverse_temperatures)
 
@@ -153,7 +154,7 @@ def curve(name: str, seed: int, num: int, num_starts: int) -> list[Point]:
     data = as_data(x)
     starts = mixture_at(seeding.starts(jax.random.key(seed), data, k, restarts=num_starts), width)
     grid = jnp.asarray(np.geomspace(0.5 * critical, LAST, num), jnp.float32)
-    fits = _at_each(grid, starts, data, 300).params.means
+    fits = _at_each(grid, starts, data, 3000).params.means
     hard = solve.best(solve.run_many(HARD_LIMIT, solve.EM(), starts, data, atol=SMALL / 10)).params.means
     found = []
     for inverse_temperature, means in zip([*grid.tolist(), math.inf], [*fits, hard], strict=True):

@@ -299,6 +299,13 @@ def reading(
             else ""
         )
         lines.append(f"- {name}: NONFINITE are {shares}.{why}")
+        rose = found.statuses == Status.LOSS_ROSE
+        if rose.any():
+            most = options.regularizations[int(rose.mean(axis=(0, 2)).argmax())]
+            lines.append(
+                f"- {name}: LOSS_ROSE are {rose.mean():.1%}, most of them at {most:g}. What is added to a covariance "
+                "after its M-step is no part of the likelihood, which may then fall; a prior keeps the ascent."
+            )
     wrong, points = never_wins(results)
     lines.append(
         f"- A failing fit never wins: of {points} points (K, regularization) with a fit that lives, {wrong} have "
