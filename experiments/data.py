@@ -66,18 +66,20 @@ def _standardised(x: np.ndarray) -> np.ndarray:
 
 
 def mixture(name: str, seed: int) -> DataSet:
-    """Data for mixtures: "faithful", "iris", "wine", or a synthetic mixture such as "c = 0.2" or "c = 1, D = 10"."""
+    """Data for mixtures: "faithful", "iris", "wine", or a synthetic mixture: "c = 0.2", "c = 1, D = 10, K = 5"."""
     if name == "faithful":
         return DataSet(name, _standardised(datasets.old_faithful()), 3, "Azzalini and Bowman (1990), standardised")
     if name in DATA_SETS:
         data_set = DATA_SETS[name]()
         source = data_set.source.removesuffix(", standardised")
         return data_set._replace(x=_standardised(data_set.x), source=f"{source}, standardised")
-    match = re.fullmatch(r"c = ([0-9.]+)(?:, D = ([0-9]+))?", name)
+    match = re.fullmatch(r"c = ([0-9.]+)(?:, D = ([0-9]+))?(?:, K = ([0-9]+))?", name)
     if match is None:
-        raise ValueError(f"Unknown data set {name!r}: faithful, {', '.join(DATA_SETS)}, or c = 0.2, or c = 1, D = 10.")
-    separation, num_features = float(match[1]), int(match[2] or 2)
-    x, _ = datasets.separated_mixture(jax.random.key(seed), 600, 3, num_features, separation)
+        raise ValueError(
+            f"Unknown data set {name!r}: faithful, {', '.join(DATA_SETS)}, or c = 0.2, or c = 1, D = 10, K = 5."
+        )
+    separation, num_features, k = float(match[1]), int(match[2] or 2), int(match[3] or 3)
+    x, _ = datasets.separated_mixture(jax.random.key(seed), 600, k, num_features, separation)
     return DataSet(
-        name, _as_rows(np.asarray(x)), 3, f"three unit Gaussians whose means are {separation:g} sqrt(D) apart"
+        name, _as_rows(np.asarray(x)), k, f"{k} unit Gaussians whose means are {separation:g} sqrt(D) apart or more"
     )

@@ -11,13 +11,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
 from experiments import report
 from experiments.data import DataSet, mixture
 from jaxmix import Status, gmm, metrics, plot, sweep
 
-FAMILIES = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.TiedDiagonal, gmm.Spherical, gmm.TiedSpherical)
+FAMILIES = ("Full", "Tied", "Diagonal", "TiedDiagonal", "Spherical", "TiedSpherical")
 CRITERIA = {"bic": metrics.bic, "aic": metrics.aic, "icl": metrics.icl}
 
 
@@ -35,46 +35,42 @@ class Options:
     """The largest K."""
     regularization: float = 1e-3
     """Added to the diagonals of the covariances; the data are standardised."""
-    data: tuple[str, ...] = ("faithful", "iris", "c = 5")
-    """Data sets: faithful, iris, wine, or synthetic mixtures such as "c = 1, D = 10"."""
+    data: tuple[str, ...] = ("faithful", "iris", "wine", "c = 4", "c = 1, D = 10, K = 5", "c = 0.2")
+    """Data sets: faithful, iris, wine, or synthetic mixtures such as "c = 1, D = 10, K = 5"."""
     output: Path = Path("results/model_selection")
     """Where table, report and figures go."""
 
 
-def table(data_set: DataSet, options: Options, progress: Progress, task: Any) -> list[dict[str, Any]]:
-    """A row for each family and K."""
-    rows = []
-    families = FAMILIES[:2] if options.smoke else FAMILIES
-    for family in families:
-        progress.update(task, description=f"{data_set.name}: {family.__name__}")
-        start = time.perf_counter()
-        swept = sweep.mixtures(
-            jax.random.key(options.seed),
-            data_set.x,
-            range(1, options.most + 1),
-            families=[family],
-            regularizations=[options.regularization],
-            restarts=options.restarts,
-            max_steps=100 if options.smoke else 500,
-        )[family.__name__].at(regularization=0)
-        best = swept.best("restart")
-        columns = {name: best.map(lambda fit, f=f: f(fit.params, data_set.x)) for name, f in CRITERIA.items()}
-        seconds = time.perf_counter() - start
-        converged = np.mean(np.asarray(swept.fits.status) == Status.CONVERGED, axis=1)
-        for row, share in zip(best.rows(**columns), converged, strict=True):
-            rows.append(
-                {
-                    "data": data_set.name,
-                    "family": family.__name__,
-                    "K": row["k"],
-                    "log-likelihood": -row["loss"],
-                    **{name: row[name] for name in CRITERIA},
-                    "converged": float(share),
-                    "seconds": seconds,
-                }
-            )
-        progress.advance(task)
-    return rows
+def table(name: str, family: str, seed: int, settings: tuple[int, int, float, int]) -> list[dict[str, Any]]:
+    """A row for each K of a data set and family."""
+    most, restarts, regularization, max_steps = settings
+    x = mixture(name, seed).x
+    start = time.perf_counter()
+    swept = sweep.mixtures(
+        jax.random.key(seed),
+        x,
+        range(1, most + 1),
+        families=[getattr(gmm, family)],
+        regularizations=[regularization],
+        restarts=restarts,
+        max_steps=max_steps,
+    )[family].at(regularization=0)
+    best = swept.best("restart")
+    columns = {criterion: best.map(lambda fit, f=f: f(fit.params, x)) for criterion, f in CRITERIA.items()}
+    seconds = time.perf_counter() - start
+    converged = np.mean(np.asarray(swept.fits.status) == Status.CONVERGED, axis=1)
+    return [
+        {
+            "data": name,
+            "family": family,
+            "K": row["k"],
+            "log-likelihood": -row["loss"],
+            **{criterion: row[criterion] for criterion in CRITERIA},
+            "converged": float(share),
+            "seconds": seconds,
+        }
+        for row, share in zip(best.rows(**columns), converged, strict=True)
+    ]
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
@@ -82,15 +78,20 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     names = list(dict.fromkeys(row["data"] for row in rows))
     families = list(dict.fromkeys(row["family"] for row in rows))
     with plt.rc_context(report.STYLE):
-        figure, axes = plt.subplots(1, len(names), figsize=(3.3 * len(names) + 0.3, 3.4), squeeze=False)
-        for axis, name in zip(axes[0], names, strict=True):
+        columns = min(3, len(names))
+        lines = -(-len(names) // columns)
+        figure, axes = plt.subplots(lines, columns, figsize=(3.3 * columns + 0.3, 3.0 * lines + 0.4), squeeze=False)
+        for axis in axes.flat[len(names) :]:
+            axis.set_axis_off()
+        for axis, name in zip(axes.flat, names, strict=False):
             own = [row for row in rows if row["data"] == name]
-            lines = {family: [row["bic"] for row in own if row["family"] == family] for family in families}
-            plot.criteria(axis, [row["K"] for row in own if row["family"] == families[0]], lines, name="")
+            curves = {family: [row["bic"] for row in own if row["family"] == family] for family in families}
+            plot.criteria(axis, [row["K"] for row in own if row["family"] == families[0]], curves, name="")
             axis.get_legend().remove()
             lowest = min(own, key=lambda row: row["bic"])
-            axis.set(title=f"{name}: {lowest['family']}, K = {lowest['K']}", xlabel="components K")
-        axes[0][0].set_ylabel("BIC (lower is better)")
+            axis.set(title=f"{name}\n{lowest['family']}, K = {lowest['K']}", xlabel="components K")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("BIC (lower is better)")
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(
             handles[: len(families)], labels[: len(families)], loc="outside lower center", ncols=len(families)
@@ -107,7 +108,8 @@ def write_report(options: Options, data_sets: list[DataSet], rows: list[dict[str
         own = [row for row in rows if row["data"] == data_set.name]
         chosen = {name: min(own, key=lambda row, name=name: row[name]) for name in CRITERIA}
         said = ", ".join(f"{name.upper()} {row['family']} with K = {row['K']}" for name, row in chosen.items())
-        lines.append(f"- {data_set.name}: lowest {said}.")
+        known = f" It was made with TiedSpherical, K = {data_set.k}." if data_set.name.startswith("c = ") else ""
+        lines.append(f"- {data_set.name}: lowest {said}.{known}")
     text = f"""# {(__doc__ or "").splitlines()[0]}
 
 ## Set-up
@@ -138,12 +140,12 @@ def main(options: Options) -> list[dict[str, Any]]:
     if options.smoke:
         options = dataclasses.replace(options, restarts=2, most=3, data=options.data[:1])
     data_sets = [mixture(name, options.seed) for name in options.data]
+    tasks = [(name, family) for name in options.data for family in (FAMILIES[:2] if options.smoke else FAMILIES)]
+    settings = (options.most, options.restarts, options.regularization, 100 if options.smoke else 500)
     rows: list[dict[str, Any]] = []
-    with Progress(console=console) as progress:
-        task = progress.add_task("families", total=len(data_sets) * (2 if options.smoke else len(FAMILIES)))
-        for data_set in data_sets:
-            rows += table(data_set, options, progress, task)
-            # Written at each data set: an interrupted run keeps what it has.
+    with report.Kept(options.output, console) as kept:
+        for name, family in track(tasks, description="data sets and families", console=console):
+            rows += kept(table, name, family, options.seed, settings)
             report.write_csv(options.output / "table.csv", rows)
     for data_set in data_sets:
         own = sorted((row for row in rows if row["data"] == data_set.name), key=lambda row: row["bic"])

@@ -38,9 +38,12 @@ def test_a_second_start_goes_on_behind_the_last_result_and_a_third_begins_anew(t
 
 
 BUSY = """
-import sys, jax, jax.numpy as jnp
+import signal, sys, jax, jax.numpy as jnp
 from pathlib import Path
 from experiments import report
+
+# As on a terminal: what a shell runs in the background ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def first():
     return 1
@@ -66,13 +69,17 @@ def test_ctrl_c_ends_a_compiled_program_and_keeps_what_was_done(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    time.sleep(2)  # long enough to be inside the loop
-    process.send_signal(signal.SIGINT)
-    start = time.perf_counter()
-    rest, _ = process.communicate(timeout=30)
-    assert time.perf_counter() - start < 5  # a second, and room for a busy machine
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(2)  # long enough to be inside the loop
+        process.send_signal(signal.SIGINT)
+        start = time.perf_counter()
+        rest, _ = process.communicate(timeout=30)
+        assert time.perf_counter() - start < 5  # a second, and room for a busy machine
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert "Interrupted" in rest
     assert list((tmp_path / "unfinished").rglob("output.pkl"))
