@@ -6,7 +6,7 @@ log-likelihood of a Gaussian mixture: real data, and synthetic mixtures of state
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from experiments import report
 from experiments.compare import Bench, Case, Method, Result, draw_curves, table_row, way
 from experiments.data import DATA_SETS, DataSet, mixture
-from jaxmix import as_data, gmm, kmeans, seeding, solve
+from jaxmix import Fit, as_data, gmm, kmeans, seeding, solve
 
 SEEDINGS = {"random": seeding.random_rows, "kmeans++": seeding.kmeans_plus_plus, "maximin": seeding.maximin}
 NOTHING = [float("nan")]  # to tune
@@ -265,6 +265,26 @@ def cases_of(options: Options) -> list[tuple[Callable[[], Case], list[Method]]]:
     return [*by_kmeans, *by_mixture]
 
 
+@cache
+def bench(options: Options) -> Bench:
+    """One for all cases of a run, which shares what is compiled."""
+    return Bench()
+
+
+@cache
+def made(options: Options, number: int) -> tuple[Case, list[Method]]:
+    """One of the cases, made once."""
+    make, methods = cases_of(options)[number]
+    return make(), methods
+
+
+def raced(options: Options, number: int, name: str) -> tuple[float, Fit, float]:
+    """The rate of a method on one of the cases, its fits as NumPy arrays, and the seconds they took."""
+    case, methods = made(options, number)
+    result = bench(options).run(case, next(method for method in methods if method.name == name))
+    return result.rate, jax.tree.map(np.asarray, result.fits), result.seconds
+
+
 def main(options: Options) -> list[dict[str, Any]]:
     """Runs the experiment, and returns the rows of its table."""
     console = Console(width=max(Console().width, 175))
@@ -273,7 +293,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         options = dataclasses.replace(options, restarts=few, data=("iris",), mixtures=("c = 5",))
     results: list[Result] = []
     best_known: dict[tuple[str, str], float] = {}
-    bench = Bench()
+    here = dataclasses.replace(options, output=Path())  # results are the same wherever they are written
 
     def rows() -> list[dict[str, Any]]:
         first = {(r.case.model, r.case.name): r for r in reversed(results)}
@@ -281,18 +301,17 @@ def main(options: Options) -> list[dict[str, Any]]:
         return [table_row(r, best_known[key], first[key]) for r, key in zip(results, keys, strict=True)]
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        todo = cases_of(options)
+    with report.Kept(options.output, console) as kept, Progress(*columns, console=console) as progress:
+        todo = cases_of(here)
         task = progress.add_task("starts", total=sum(len(methods) for _, methods in todo))
-        for make, methods in todo:
-            case = make()
+        for number in range(len(todo)):
+            case, methods = made(here, number)
             key = (case.model, case.name)
             best_known[key] = case.best_known
             for method in methods:
                 progress.update(task, description=f"{case.model}, {case.name}: {method.name}")
-                results.append(bench.run(case, method))
+                results.append(Result(case, method, *kept(raced, here, number, method.name)))
                 best_known[key] = min(best_known[key], float(np.nanmin(results[-1].fits.loss)))
-                # Written at each row: an interrupted run keeps what it has.
                 report.write_csv(options.output / "table.csv", rows())
                 progress.advance(task)
     for model, name in best_known:

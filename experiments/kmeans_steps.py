@@ -5,6 +5,7 @@ restarts that do so.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,21 @@ def five_clusters(seed: int) -> np.ndarray:
     return (means[np.arange(500) % 5] + 0.45 * rng.normal(size=(500, 2))).astype(np.float32)
 
 
+def fifteen_clusters(seed: int) -> np.ndarray:
+    """Fifteen round clusters at random places."""
+    rng = np.random.default_rng(seed + 1)
+    means = rng.uniform(0, 20, size=(15, 2))
+    return (means[np.arange(1500) % 15] + 0.5 * rng.normal(size=(1500, 2))).astype(np.float32)
+
+
+SETS: dict[str, tuple[Callable[[int], np.ndarray], int]] = {
+    "five clusters": (five_clusters, 5),
+    "fifteen clusters": (fifteen_clusters, 15),
+    "iris": (lambda seed: DATA_SETS["iris"]().x, 6),
+}
+"""Rows by a seed, and how many clusters are looked for."""
+
+
 BAD_STARTS = {
     "all five in the left group": np.array([[0.0, 0.0], [2.5, 0.0], [1.25, 2.2], [1.2, 0.5], [0.5, 1.0]], np.float32),
     "four in the right group": np.array([[1.2, 0.7], [9.0, 0.2], [9.2, 0.8], [8.8, 3.3], [9.2, 3.8]], np.float32),
@@ -132,33 +148,32 @@ def share_poor(reached: np.ndarray, restarts: int) -> float:
     return float(np.prod([(poor - i) / (num - i) for i in range(restarts)])) if poor >= restarts else 0.0
 
 
-def seeding_rows(options: Options, sets: dict[str, tuple[np.ndarray, int]]) -> list[dict[str, Any]]:
-    """For each data set and seeding, and each number of restarts, how often the best of them is poor."""
+def seeding_rows(name: str, seed: int, num: int) -> list[dict[str, Any]]:
+    """For each seeding, and each number of restarts, how often the best of them is poor; of `num` fits."""
+    make, k = SETS[name]
+    x, key = make(seed), jax.random.key(seed)
+    fits = {
+        title: kmeans.fit_all(jax.random.fold_in(key, i), x, k, init=init, restarts=num)
+        for i, (title, init) in enumerate(SEEDINGS.items())
+    }
+    best = min(float(found.loss.min()) for found in fits.values())
     rows = []
-    num = 32 if options.smoke else options.fits
-    for name, (x, k) in sets.items():
-        key = jax.random.key(options.seed)
-        fits = {
-            title: kmeans.fit_all(jax.random.fold_in(key, i), x, k, init=init, restarts=num)
-            for i, (title, init) in enumerate(SEEDINGS.items())
-        }
-        best = min(float(found.loss.min()) for found in fits.values())
-        for title, found in fits.items():
-            losses = np.asarray(found.loss, float)
-            reached = losses <= best * (1 + REACHED)
-            rows += [
-                {
-                    "data": name,
-                    "K": k,
-                    "seeding": title,
-                    "restarts": number,
-                    "ends poorly": share_poor(reached, number),
-                    "median J / best": float(np.median(losses) / best),
-                    "steps": float(np.median(found.num_steps)),
-                }
-                for number in RESTARTS
-                if number <= num
-            ]
+    for title, found in fits.items():
+        losses = np.asarray(found.loss, float)
+        reached = losses <= best * (1 + REACHED)
+        rows += [
+            {
+                "data": name,
+                "K": k,
+                "seeding": title,
+                "restarts": number,
+                "ends poorly": share_poor(reached, number),
+                "median J / best": float(np.median(losses) / best),
+                "steps": float(np.median(found.num_steps)),
+            }
+            for number in RESTARTS
+            if number <= num
+        ]
     return rows
 
 
@@ -188,30 +203,18 @@ def draw_shares(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def fifteen_clusters(seed: int) -> np.ndarray:
-    """Fifteen round clusters at random places."""
-    rng = np.random.default_rng(seed + 1)
-    means = rng.uniform(0, 20, size=(15, 2))
-    return (means[np.arange(1500) % 15] + 0.5 * rng.normal(size=(1500, 2))).astype(np.float32)
-
-
 def main(options: Options) -> list[dict[str, Any]]:
     """Runs the experiment, and returns the rows of its table."""
     console = Console()
     faithful = mixture("faithful", options.seed).x
     found = frames(faithful, np.array([[-1.5, 1.0], [1.5, -1.0]], np.float32), 3 if options.smoke else 100)
     five = five_clusters(options.seed)
-    sets = {
-        "five clusters": (five, 5),
-        "fifteen clusters": (fifteen_clusters(options.seed), 15),
-        "iris": (DATA_SETS["iris"]().x, 6),
-    }
     rows: list[dict[str, Any]] = []
-    todo = list(sets.items())[: 1 if options.smoke else None]
-    for name, value in track(todo, description="seedings", console=console):
-        rows += seeding_rows(options, {name: value})
-        # Written at each data set: an interrupted run keeps what it has.
-        report.write_csv(options.output / "table.csv", rows)
+    num = 32 if options.smoke else options.fits
+    with report.Kept(options.output, console) as kept:
+        for name in track(list(SETS)[: 1 if options.smoke else None], description="seedings", console=console):
+            rows += kept(seeding_rows, name, options.seed, num)
+            report.write_csv(options.output / "table.csv", rows)
     best = kmeans.fit(jax.random.key(options.seed), five, 5, restarts=32).params
     for path, figure in (
         ("frames", draw_frames(faithful, found)),

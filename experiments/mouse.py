@@ -92,10 +92,10 @@ class Result(NamedTuple):
     labels: dict[str, np.ndarray]
 
 
-def fitted(shape: Shape, options: Options) -> Result:
-    """K-means and a full mixture, each the best of its restarts."""
-    x, key = shape.x.astype(np.float32), jax.random.key(options.seed)
-    restarts = 8 if options.smoke else options.restarts
+def fitted(name: str, seed: int, restarts: int) -> Result:
+    """K-means and a full mixture of one of the shapes, each the best of its restarts, as NumPy arrays."""
+    shape, key = SHAPES[name](np.random.default_rng(seed)), jax.random.key(seed)
+    x = shape.x.astype(np.float32)
     centers = kmeans.fit(key, x, shape.k, restarts=restarts)
     # A floor for the covariances in units of the data, so that no component collapses onto rows of noise.
     problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(x, shape.k))
@@ -104,7 +104,8 @@ def fitted(shape: Shape, options: Options) -> Result:
         "K-means": np.asarray(kmeans.assign(centers.params, x)),
         "mixture": np.asarray(gmm.predict(mixture.params, x)),
     }
-    return Result(shape._replace(x=x), {"K-means": centers, "mixture": mixture}, labels)
+    fits = jax.tree.map(np.asarray, {"K-means": centers, "mixture": mixture})
+    return Result(shape._replace(x=x), fits, labels)
 
 
 def score(result: Result, model: str) -> float:
@@ -160,20 +161,21 @@ def main(options: Options) -> list[dict[str, Any]]:
     console = Console()
     results: dict[str, Result] = {}
     rows: list[dict[str, Any]] = []
-    for name in track(list(SHAPES)[: 1 if options.smoke else None], description="shapes", console=console):
-        results[name] = fitted(SHAPES[name](np.random.default_rng(options.seed)), options)
-        rows += [
-            {
-                "data": name,
-                "model": model,
-                "ARI": score(results[name], model),
-                "loss": float(fit.loss),
-                "steps": int(fit.num_steps),
-            }
-            for model, fit in results[name].fits.items()
-        ]
-        # Written at each data set: an interrupted run keeps what it has.
-        report.write_csv(options.output / "table.csv", rows)
+    restarts = 8 if options.smoke else options.restarts
+    with report.Kept(options.output, console) as kept:
+        for name in track(list(SHAPES)[: 1 if options.smoke else None], description="shapes", console=console):
+            results[name] = kept(fitted, name, options.seed, restarts)
+            rows += [
+                {
+                    "data": name,
+                    "model": model,
+                    "ARI": score(results[name], model),
+                    "loss": float(fit.loss),
+                    "steps": int(fit.num_steps),
+                }
+                for model, fit in results[name].fits.items()
+            ]
+            report.write_csv(options.output / "table.csv", rows)
     report.save_figure(draw(results), options.output / "shapes", dpi=110)
     plt.close("all")
     report.print_table("Adjusted Rand index", rows, console)
@@ -188,7 +190,7 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 Generated rows, seed {options.seed}, float32; the true number of clusters is given to both. K-means by Lloyd,
 mixtures with full covariances by EM under the weak prior of Fraley and Raftery (2007); each the best of
-{8 if options.smoke else options.restarts} restarts by its own objective. ARI is the adjusted Rand index against the
+{restarts} restarts by its own objective. ARI is the adjusted Rand index against the
 true clusters: 1 is agreement, 0 is chance. The mouse has 15 rows of noise, which are fitted and not scored.
 
 ## Result
