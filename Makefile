@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests are compile-bound: one worker a core, and neighbours, which share compiled functions, on the same one.
 WORKERS ?= auto
 
-.PHONY: demo test test-all lint format types docs clean
+.PHONY: demo experiments test test-all coverage lint format types docs clean
 
 # A venv that an interrupted run left half made has no stamp, and is completed by the next.
 .venv/.demo: pyproject.toml
@@ -20,12 +20,19 @@ WORKERS ?= auto
 demo: .venv/.demo
 	$(BIN)/python -m experiments.em_vs_gradient
 
+experiments: .venv/.demo
+	$(BIN)/python -m experiments all
+
 test: .venv/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 # As users run it: compiled with all optimisations, where the quick suite does without.
 test-all: .venv/.dev
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+coverage: .venv/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --cov=jaxmix --cov-branch \
+		--cov-report=term-missing
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

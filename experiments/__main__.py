@@ -1,6 +1,9 @@
-"""Lists the experiments, a line each."""
+"""Lists the experiments, a line each; `all` runs one after another, but for the benchmark, which needs its peers."""
 
 import ast
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 
@@ -14,6 +17,22 @@ def questions() -> dict[str, str]:
     return found
 
 
+def run_all(options: list[str]) -> None:
+    """Every experiment in a process of its own, with the same options; ends at the first that fails."""
+    seconds = {}
+    for name in questions():
+        if name != "benchmark":
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-m", f"experiments.{name}", *options], check=True)
+            seconds[name] = time.perf_counter() - start
+    for name, taken in seconds.items():
+        print(f"{name:<18} {taken:6.0f} s")
+    print(f"{'all':<18} {sum(seconds.values()):6.0f} s")
+
+
 if __name__ == "__main__":
-    for name, question in questions().items():
-        print(f"python -m experiments.{name:<18} {question}")
+    if sys.argv[1:2] == ["all"]:
+        run_all(sys.argv[2:])
+    else:
+        for name, question in questions().items():
+            print(f"python -m experiments.{name:<18} {question}")

@@ -370,7 +370,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     console = Console(width=max(Console().width, 140))
     if options.smoke:
         options = dataclasses.replace(
-            options, most=3, restarts=4, sampled=2, max_steps=100, data=("iris",), regularizations=(0.0, 1e-2)
+            options, most=6, restarts=4, sampled=2, max_steps=100, data=("wine",), regularizations=(0.0, 1e-2)
         )
     # Results are kept by what they depend on: not by where they go, nor by which other data sets there are.
     asked = dataclasses.replace(options, data=(), output=Path())

@@ -84,7 +84,11 @@ def test_the_curve_starts_as_one_cluster_and_ends_as_kmeans(tmp_path):
     points = hard_to_soft.curve("five clusters", 0, 9, 4)
     x = SETTING.x.astype(float)
     assert points[0].apart == 1
-    np.testing.assert_allclose(points[0].cost, np.square(x - x.mean(0)).sum(), rtol=1e-4)
+    # The loss is flat at its end: in float32 it knows the means to the root of its rounding, and J moves with them.
+    np.testing.assert_allclose(points[0].cost, np.square(x - x.mean(0)).sum(), rtol=1e-3)
+    variance = SETTING.width**2
+    of_one = -0.5 * np.square(x - x.mean(0)).sum(1) / variance - math.log(2 * math.pi * variance)
+    np.testing.assert_allclose(points[0].log_likelihood, of_one.mean(), rtol=1e-5)
     assert points[-1].apart == 5
     assert points[-1].cost == min(point.cost for point in points)
     likelihoods = [point.log_likelihood for point in points[:-1]]
@@ -106,8 +110,7 @@ def test_a_failed_winner_would_be_seen():
 
 @pytest.mark.slow
 def test_a_sweep_counts_every_fit_and_no_failure_wins(tmp_path):
-    options = sweep.Options(smoke=True, output=tmp_path)
-    rows = sweep.main(options)
+    rows = sweep.main(sweep.Options(smoke=True, output=tmp_path))
     assert_whole(tmp_path, "statuses", "times")
     assert {sum(row[status.name] for status in sweep.SHOWN) for row in rows} == {4}
     # More components than D rows each can hold: maximum likelihood fails, and a large regularization does not.

@@ -1,6 +1,7 @@
 """The experiments that show the algorithms: their numbers keep to the theory, and their files are whole."""
 
 import importlib
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +20,12 @@ def test_each_experiment_asks_a_question_and_takes_options():
     for name, question in found.items():
         assert "?" in question, name
         assert importlib.import_module(f"experiments.{name}").Options().smoke is False
+
+
+def test_each_experiment_is_run_in_small_by_a_test():
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for name in questions():
+        assert f"{name}.main({name}.Options(smoke=True" in tests, name
 
 
 def test_half_steps_of_lloyd_never_raise_the_cost_and_end_at_a_fixed_point():
