@@ -47,7 +47,7 @@ def both(params, data, posterior=gmm.Soft()):
         (gmm.Spherical, 3),
         pytest.param(gmm.Spherical, 1, marks=pytest.mark.slow),
         pytest.param(gmm.Diagonal, 1, marks=pytest.mark.slow),
-        pytest.param(gmm.Diagonal, 3, marks=pytest.mark.slow),
+        (gmm.Diagonal, 3),
     ],
 )
 def test_statistics_are_those_of_direct_differences(family, num_features):

@@ -1,5 +1,8 @@
 """Accelerated EM: it needs far fewer passes, ends where EM ends, and never lets the loss rise."""
 
+import dataclasses
+from typing import NamedTuple
+
 import chex
 import hypothesis
 import hypothesis.strategies as st
@@ -98,6 +101,43 @@ def test_a_step_too_far_is_refused_and_the_fit_goes_on(faithful, solver):
     em = solve.run(EXACT, solve.EM(), start, data, max_steps=400)
     assert fit.status != Status.NONFINITE
     assert fit.loss <= em.loss + 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Wall:
+    """A parameter that EM takes to nine tenths of itself; the loss is the parameter, and high beyond a wall."""
+
+    def e_step(self, params, data):
+        return Cost(jnp.where(params < 0.5, 10.0, params))
+
+    def m_step(self, stats, params):
+        return 0.9 * params
+
+    def loss(self, params, data):
+        return self.e_step(params, data).loss
+
+    def unconstrain(self, params):
+        return params
+
+    def constrain(self, params):
+        return params
+
+
+class Cost(NamedTuple):
+    loss: jax.Array
+
+
+def test_the_reach_of_squarem_opens_where_it_bound_and_closes_after_a_refusal():
+    solver, problem, data = solve.Squarem(), Wall(), as_data([[0.0]])
+    state = solver.init(problem, jnp.array(1.0), data)
+    reaches, values = [float(state.reach)], [1.0]
+    for _ in range(3):
+        state, _ = solver.step(problem, state, data)
+        reaches.append(float(state.reach))
+        values.append(float(state.params))
+    # Two steps of EM; then as far as the reach, 4, would lead beyond the wall: two steps of EM again, and 4 / 4.
+    np.testing.assert_allclose(values, 0.81 ** np.arange(4))
+    assert reaches == [1.0, 4.0, 1.0, 4.0]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
