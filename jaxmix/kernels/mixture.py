@@ -92,8 +92,12 @@ def whitened_squares(means: Array, inverse: Array, x: Array) -> Array:
     Returns:
       Array of shape (K, N).
     """
-    centred = x.T[None] - means[:, :, None]
-    white = jnp.matmul(inverse, centred, precision=linalg.PRECISION)
+    # How the means move is added for all rows at once. Were it a part of `centred`, its derivative would be a product
+    # with a broadcast, which XLA fuses with the sum and gets wrong on CPU (jaxlib 0.10.2): NaN, or memory overwritten.
+    held = jax.lax.stop_gradient(means)
+    centred = x.T[None] - held[:, :, None]
+    moved = jnp.matmul(inverse, (means - held)[:, :, None], precision=linalg.PRECISION)
+    white = jnp.matmul(inverse, centred, precision=linalg.PRECISION) - moved
     return jnp.sum(jnp.square(white), axis=1)
 
 

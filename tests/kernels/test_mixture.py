@@ -1,5 +1,6 @@
 """The sums behind a step of EM against their definitions, in both orders, and in chunks."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,3 +132,16 @@ def test_wider_parameters_than_rows_are_promoted_alike_for_every_family():
         found = gmm.log_prob(params, x)
         assert found.dtype == jnp.float64
         np.testing.assert_allclose(found, gmm.log_prob(params, x.astype(jnp.float64)), rtol=1e-5)
+
+
+def test_derivatives_in_the_means_are_those_of_the_formula():
+    rng = np.random.default_rng(0)
+    means, inverse, x, along = (
+        jnp.asarray(rng.normal(size=shape)) for shape in ((4, 10), (4, 10, 10), (600, 10), (4, 10))
+    )
+    plain = lambda m: jnp.sum(jnp.square(jnp.einsum("kij,knj->kin", inverse, x[None] - m[:, None])), axis=1)  # noqa: E731
+    fast = lambda m: mixture.whitened_squares(m, inverse, x)  # noqa: E731
+    curved = lambda f: jax.grad(lambda m: jnp.sum(jnp.sin(f(m) / 100)))  # noqa: E731
+    for found, expected in ((fast, plain), (curved(fast), curved(plain))):
+        pair = jax.jit(lambda m, t, f=found: jax.jvp(f, (m,), (t,)))(means, along)
+        chex.assert_trees_all_close(pair, jax.jvp(expected, (means,), (along,)), rtol=1e-9, atol=1e-9)
