@@ -193,15 +193,17 @@ def tiles(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def draw_images(panels: dict[str, np.ndarray]) -> Figure:
-    """A panel for each set of images, ten to a line, ink black."""
+    """A panel for each set of images, two to a line, and ten images to a line of a panel; ink black."""
     with plt.rc_context(report.STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 0.4 + 0.34 * longest(panels)))
-        for axis, (title, images) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        lines = -(-len(panels) // 2)
+        height = lines * (0.4 + 0.36 * longest(panels))
+        figure, axes = plt.subplots(lines, 2, figsize=(7.4, height), squeeze=False)
+        for axis, (title, images) in zip(axes.flat, panels.items(), strict=True):
             axis.imshow(tiles(images, 10), cmap="gray_r", vmin=0, vmax=1)
             axis.set(title=title, xticks=[], yticks=[])
             axis.grid(visible=False)
             axis.spines[:].set_visible(False)
-        figure.set_layout_engine("constrained")
+        figure.set_layout_engine("constrained", wspace=0.08)
     return figure
 
 
@@ -279,8 +281,8 @@ added to its diagonal. A mixture for each class, Bayes' rule with the shares of 
 program: `jax.vmap` over ten weight vectors, where rows of other classes have weight zero. One start each, k-means++ and
 ten steps of K-means; scikit-learn's own start, K-means, in a loop over classes. Both stop at a change of {ATOL:g} nats
 a row, or after {MAX_STEPS} steps; float32. "seconds" is a repeated call, "first call" has the compilation in it where
-the program is new. Without labels, "accuracy" is the share of rows whose class is the commonest of their cluster, over all
-rows.
+the program is new. Without labels, "accuracy" is the share of rows whose class is the commonest of their cluster, over
+all rows.
 
 ## Result
 
