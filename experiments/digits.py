@@ -38,7 +38,7 @@ class Options:
     """One family, two K, one regularization: to see that all works."""
     seed: int = 0
     """Seeds split, starts and samples."""
-    components: tuple[int, ...] = (1, 2, 4, 8)
+    components: tuple[int, ...] = (1, 2, 5)
     """Components, or centers, of each class."""
     families: tuple[str, ...] = ("full", "diag", "spherical")
     """Covariance families of the classes."""
