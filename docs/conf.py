@@ -1,4 +1,12 @@
-"""Sphinx configuration: pages in Markdown, API pages from the docstrings."""
+"""Sphinx configuration: pages in Markdown, API pages from the docstrings, mathematics as MathML."""
+
+import re
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+from sphinx.util.math import get_node_equation_number
 
 import jaxmix
 
@@ -8,25 +16,25 @@ version = release = jaxmix.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+default_role = "py:obj"  # of docstrings: a link where the name is known, else code
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["mathematics.css"]
+html_math_renderer = "mathml"
 html_title = "jaxmix"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 
 def mathematics(app, what, name, obj, options, lines):
     """Docstrings write mathematics as pages do, $inline$ and $$displayed$$; reST has its own words for them."""
-    import re
-
     text = "\n".join(lines)
     text = re.sub(
         r"\$\$(.+?)\$\$",
@@ -38,6 +46,49 @@ def mathematics(app, what, name, obj, options, lines):
     lines[:] = text.split("\n")
 
 
+def mathml(node: nodes.Node, *, block: bool) -> str:
+    """A formula as MathML, which browsers draw by themselves: the site needs no network and no script."""
+    try:
+        # The translator lacks this name of the dots.
+        formula = tex2mathml(re.sub(r"\\dots\b", r"\\ldots", node.astext()), as_block=block)
+        # A bar is a fence here: without the room that browsers give to an operator.
+        return re.sub(
+            r'<mo(?: stretchy="false")?>([|‖])</mo>', r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula
+        )
+    except MathError as error:
+        logging.getLogger(__name__).warning("no MathML for %s: %s", node.astext(), error, location=node)
+        raise nodes.SkipNode from error
+
+
+def inline(translator, node):
+    """A formula within a line."""
+    translator.body.append(mathml(node, block=False))
+    raise nodes.SkipNode
+
+
+def displayed(translator, node):
+    """A formula on its own line, with its number where it has a label."""
+    translator.body.append(translator.starttag(node, "div", CLASS="math"))
+    translator.body.append(mathml(node, block=True))
+    if node["number"]:
+        translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
+        translator.add_permalink_ref(node, "Link to this formula")
+        translator.body.append("</span>")
+    translator.body.append("</div>\n")
+    raise nodes.SkipNode
+
+
+def signature(app, what, name, obj, options, signature, returns):
+    """Signatures by the library's own word for what it reads as an array, not by all that JAX's stands for."""
+    array = (
+        r"~?jax\S*\.Array \| ~?numpy\.ndarray [^\[\]=,)]*?complex(?: \| ~?collections\.abc\.Sequence\[~?typing\.Any\])?"
+    )
+    named = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "")
+    return (signature and re.sub(array, "ArrayLike", named)), returns
+
+
 def setup(app):
     # Before napoleon, which rewrites sections.
     app.connect("autodoc-process-docstring", mathematics, priority=100)
+    app.connect("autodoc-process-signature", signature)
+    app.add_html_math_renderer("mathml", (inline, None), (displayed, None))
