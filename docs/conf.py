@@ -48,16 +48,31 @@ def mathematics(app, what, name, obj, options, lines):
 
 def mathml(node: nodes.Node, *, block: bool) -> str:
     """A formula as MathML, which browsers draw by themselves: the site needs no network and no script."""
+    # Docutils lacks a name of the dots, and takes arguments without braces for longer than TeX does.
+    argument = r"\s*(\\[a-zA-Z]+|[^\s{\\])"
+    text = re.sub(r"\\dots\b", r"\\ldots", node.astext())
+    text = re.sub(rf"(\\[td]?frac){argument}{argument}", r"\1{\2}{\3}", text)
+    text = re.sub(r"([_^])(\d)(?=\d)", r"\1{\2}", text)
     try:
-        # The translator lacks this name of the dots.
-        formula = tex2mathml(re.sub(r"\\dots\b", r"\\ldots", node.astext()), as_block=block)
-        # A bar is a fence here: without the room that browsers give to an operator.
-        return re.sub(
-            r'<mo(?: stretchy="false")?>([|‖])</mo>', r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula
-        )
+        formula = tex2mathml(text, as_block=block)
     except MathError as error:
-        logging.getLogger(__name__).warning("no MathML for %s: %s", node.astext(), error, location=node)
+        logging.getLogger(__name__).warning("no MathML for %s: %s", text, error, location=node)
         raise nodes.SkipNode from error
+    room, letter = '<mspace width="0.17em"></mspace>', r"(<mi>.</mi>)"
+    for pattern, replacement in [
+        # A bar is a fence here, without the room of an operator.
+        (r'<mo(?: stretchy="false")?>([|‖])</mo>', r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>'),
+        # A function has room on both sides, but before a bracket.
+        (r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>\()", room),
+        (r'(</(?:msub|mi|mn|mfrac|msup)>\s*)(<mi(?: mathvariant="normal")?>(?:log|tr)</mi>)', rf"\1{room}\2"),
+        # What stands below an accented letter is its index, and no limit.
+        (
+            rf"<munderover>\s*{letter}(.+?)(<mo[^>]*>[ˆˉ~]</mo>)\s*</munderover>",
+            r'<msub><mover accent="true">\1\3</mover>\2</msub>',
+        ),
+    ]:
+        formula = re.sub(pattern, replacement, formula, flags=re.DOTALL)
+    return formula
 
 
 def inline(translator, node):
