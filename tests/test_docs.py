@@ -87,6 +87,13 @@ def test_commands_and_links_on_a_page_exist(page):
         assert (ROOT / code).exists(), code
 
 
+def test_every_figure_is_small_and_shown():
+    figures = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    shown = {name for page in PAGES for name in re.findall(r"!\[[^]]+\]\([\w/]*figures/([^)]+)\)", page.read_text())}
+    assert figures == shown
+    assert all((ROOT / "docs" / "figures" / name).stat().st_size < 400_000 for name in figures)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_experiments_on_a_page_exist(page):
     modules = set(re.findall(r"python -m (experiments\.\w+)", page.read_text()))
@@ -107,7 +114,7 @@ def test_the_problem_of_the_docs_is_short_enough_to_write_in_one_sitting():
 
 
 # The topics of the lecture, as its slides name them.
-TOPICS = [
+TOPICS = (
     "clustering as vector quantisation",
     "the objective J",
     "constraints on Z",
@@ -135,7 +142,7 @@ TOPICS = [
     "the EM loop",
     "K-means as a special case",
     "K-means as initialisation",
-]
+)
 
 
 def test_each_topic_of_the_lecture_has_mathematics_something_to_run_and_a_function():
