@@ -11,7 +11,7 @@ from sphinx.util.math import get_node_equation_number
 import jaxmix
 
 project = "jaxmix"
-author = "the jaxmix authors"
+author = copyright = "the jaxmix authors"
 version = release = jaxmix.__version__
 extensions = [
     "myst_parser",
