@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -33,6 +34,25 @@ class Page(HTMLParser):
             self.loaded.append(values.get("src", ""))
         if tag == "link":
             self.loaded.append(values.get("href", ""))
+
+
+@pytest.mark.parametrize(
+    ("short", "braced"),
+    [
+        (r"\tfrac12 x", r"\tfrac{1}{2} x"),
+        (r"\frac1\beta H", r"\frac{1}{\beta} H"),
+        (r"\tfrac\kappa2 (m)", r"\tfrac{\kappa}{2} (m)"),
+        (r"x^12 + y_01", r"x^{1}2 + y_{0}1"),
+        (r"a, \dots, b", r"a, \ldots, b"),
+    ],
+)
+def test_formulas_are_read_as_tex_reads_them(short, braced):
+    pytest.importorskip("sphinx")
+    nodes = pytest.importorskip("docutils.nodes")
+    mathml = runpy.run_path(str(ROOT / "docs" / "conf.py"))["mathml"]
+    first, second = (mathml(nodes.math("", text), block=True) for text in (short, braced))
+    assert first == second
+    assert "<munder" not in mathml(nodes.math("", r"\bar x_k"), block=True)
 
 
 @pytest.mark.slow
