@@ -42,9 +42,14 @@ def digits() -> DataSet:
     return DataSet("digits", _as_rows(x), 10, "Alpaydin and Kaynak (1998), pixels of 0 to 16")
 
 
+def photograph(name: str) -> np.ndarray:
+    """A photograph that scikit-learn ships, "china" or "flower": colours of 0 to 1, of shape (427, 640, 3)."""
+    return np.asarray(_load("load_sample_image")(f"{name}.jpg"), np.float32) / 255
+
+
 def china(num_pixels: int = 4000, seed: int = 0) -> DataSet:
     """A random sample of the pixels of a photograph, colours of 0 to 1."""
-    pixels = _load("load_sample_image")("china.jpg").reshape(-1, 3) / 255.0
+    pixels = photograph("china").reshape(-1, 3)
     rows = np.random.default_rng(seed).choice(len(pixels), num_pixels, replace=False)
     return DataSet("china", _as_rows(pixels[rows]), 16, f"{num_pixels} pixels of china.jpg, RGB of 0 to 1")
 

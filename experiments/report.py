@@ -78,7 +78,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
     header = told(rows)
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(formatted(row[name]) for name in header) + " |" for row in rows]
+    lines += ["| " + " | ".join(formatted(row[name]).replace("|", "\\|") for name in header) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -39,6 +39,22 @@ def kinds(*values: Any) -> tuple:
     )
 
 
+def as_array(value: ArrayLike, name: str) -> Array | np.ndarray:
+    """A JAX array as it is, and what `numpy.asarray` makes of anything else: lists, frames, tensors.
+
+    Raises:
+      ValueError: for ragged input and masked entries.
+    """
+    if isinstance(value, Array):
+        return value
+    if np.ma.is_masked(value):
+        raise ValueError(f"`{name}` has masked entries, whose values mean nothing. Drop those rows, or fill them.")
+    try:
+        return np.asarray(value) if is_concrete(value) else jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers, but it is none, or ragged: {error}") from error
+
+
 def as_floating(value: ArrayLike, name: str) -> Array:
     """A floating-point array: integers and booleans become the default float, half precision float32.
 
@@ -47,21 +63,21 @@ def as_floating(value: ArrayLike, name: str) -> Array:
       name: what to call it in an error.
 
     Raises:
-      ValueError: for complex, string, object or ragged input.
+      ValueError: for complex, string, object, masked or ragged input.
     """
-    if not isinstance(value, Array):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"`{name}` must be an array of numbers, but it is ragged: {error}") from error
+    value = as_array(value, name)
     dtype = value.dtype
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    integral = dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.integer) and not np.issubdtype(dtype, np.timedelta64))
+    if not (floating or integral):
         raise ValueError(f"`{name}` must hold real numbers, got dtype {dtype}. Convert it to float first.")
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if integral:
         dtype = jnp.result_type(float)
-    elif jnp.finfo(dtype).bits < 32:
+    elif dtype.itemsize < 4:
         # Sums over rows in half precision lose everything past a few thousand rows.
         dtype = jnp.dtype(jnp.float32)
+    elif dtype.itemsize > 8:
+        value, dtype = np.asarray(value, np.float64), np.dtype(np.float64)  # NumPy's extended precision, unknown to JAX
     return jnp.asarray(value, jax.dtypes.canonicalize_dtype(dtype))
 
 
@@ -146,9 +162,15 @@ def _look_at(data: Data) -> None:
             "Drop them, or give them weight 0."
         )
     if not (least >= 0 and math.isfinite(most)):
-        raise ValueError("`weights` must be finite and non-negative.")
+        bad = np.flatnonzero(~((np.asarray(weights) >= 0) & np.isfinite(np.asarray(weights))))
+        raise ValueError(
+            f"`weights` must be finite and non-negative, but {len(bad)} are not (the first is "
+            f"{float(weights[bad[0]]):g}, of row {bad[0]})."
+        )
     if most == 0:
         raise ValueError("`weights` must not be all zero: there would be no rows.")
+    if float((weights / most).sum()) * most > float(jnp.finfo(weights.dtype).max):
+        raise ValueError(f"`weights` must have a finite sum in {weights.dtype}, but the largest is {most:g}.")
 
 
 def _poisoned(data: Data) -> Data:
@@ -192,16 +214,13 @@ def check_count(k: int, data: Data, name: str = "k") -> None:
     Raises:
       ValueError: if `k` is not an integer, is below 1, or exceeds the number of rows with positive weight.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise ValueError(f"`{name}` must be a Python integer (it sets array shapes), got {type(k).__name__}.")
+    check_int(k, name, least=1)
     num_rows = data.x.shape[0]
     if is_concrete(data.weights):
         with jax.ensure_compile_time_eval():
             num_rows = int((_readable(data.weights) > 0).sum())
-    if not 1 <= k <= num_rows:
-        raise ValueError(
-            f"`{name}` must be between 1 and the number of rows with positive weight, {num_rows}, got {k}."
-        )
+    if k > num_rows:
+        raise ValueError(f"`{name}` must be at most the number of rows with positive weight, {num_rows}, got {k}.")
 
 
 def as_count(value: ArrayLike, name: str, *, most: int) -> Array:
@@ -210,12 +229,12 @@ def as_count(value: ArrayLike, name: str, *, most: int) -> Array:
     Raises:
       ValueError: for more than one number, another dtype, or a concrete number out of range.
     """
-    count = jnp.asarray(value)
+    count = as_array(value, name)
     if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
         raise ValueError(f"`{name}` must be one integer, got {count.dtype} of shape {count.shape}.")
     if is_concrete(count) and not 1 <= int(count) <= most:
         raise ValueError(f"`{name}` must be between 1 and {most}, got {int(count)}.")
-    return count
+    return jnp.asarray(count)
 
 
 def check_int(value: Any, name: str, *, least: int) -> int:
@@ -235,26 +254,29 @@ def check_nonnegative(value: ArrayLike, name: str) -> Array:
     Raises:
       ValueError: naming the argument.
     """
-    shape = np.shape(value)  # pyright: ignore[reportArgumentType]
-    if shape != ():
-        raise ValueError(f"`{name}` must be one number, got shape {shape}. To sweep it, use jax.vmap.")
-    if is_concrete(value) and not 0 <= float(np.asarray(value)) < math.inf:
-        raise ValueError(f"`{name}` must be finite and non-negative, got {value}.")
+    check_least(value, name, 0)
     # One dtype, whether 0 or 0.0 was written: each other one would compile anew.
     return jnp.asarray(value if isinstance(value, Array) else np.asarray(value), jnp.result_type(float))
 
 
 def check_least(value: ArrayLike, name: str, least: float, *, strictly: bool = False) -> None:
-    """Refuses a concrete number, or one of many, that is not finite, or below `least` (or at it, if `strictly`).
+    """Refuses what is not one real number, and a concrete one that is not finite, or below `least` (at it: `strictly`).
 
     Raises:
       ValueError: naming the argument.
     """
-    if not is_concrete(value):
-        return
-    numbers = np.asarray(value, float)
-    if not (np.isfinite(numbers) & ((numbers > least) if strictly else (numbers >= least))).all():
-        raise ValueError(f"`{name}` must be finite and {'above' if strictly else 'at least'} {least:g}, got {value}.")
+    number = as_array(value, name)
+    numeric = jnp.issubdtype(number.dtype, jnp.number) or number.dtype == jnp.bool_
+    if number.shape != () or not numeric or jnp.iscomplexobj(number):
+        raise ValueError(
+            f"`{name}` must be one real number, got {number.dtype} of shape {number.shape}. To sweep it, use jax.vmap."
+        )
+    if is_concrete(number):
+        size = float(np.asarray(number))
+        if not math.isfinite(size) or size < least or (strictly and size == least):
+            raise ValueError(
+                f"`{name}` must be finite and {'above' if strictly else 'at least'} {least:g}, got {value}."
+            )
 
 
 def check_key(key: Array) -> None:
@@ -280,13 +302,27 @@ def as_centers(centers: ArrayLike, data: Data, name: str = "centers") -> Array:
       name: what to call them in an error.
 
     Raises:
-      ValueError: for another shape or a dtype that is not numeric.
+      ValueError: for another shape, a dtype that is not numeric, or concrete centers that hold NaN.
     """
     centers = as_floating(centers, name)
     num_features = data.x.shape[1]
     if centers.ndim != 2 or centers.shape[1] != num_features or centers.shape[0] == 0:
         raise ValueError(f"`{name}` must have shape (K, {num_features}) to match `x`, got {centers.shape}.")
+    if is_concrete(centers) and np.isnan(_readable(centers)).any():
+        raise ValueError(f"`{name}` must not hold NaN. If they are those of a fit, see its status.")
     return centers.astype(data.x.dtype)
+
+
+def as_integers(value: ArrayLike, name: str) -> Array:
+    """An array of integers.
+
+    Raises:
+      ValueError: for another dtype.
+    """
+    integers = as_array(value, name)
+    if not jnp.issubdtype(integers.dtype, jnp.integer):
+        raise ValueError(f"`{name}` must be integers, got {integers.dtype} of shape {integers.shape}.")
+    return jnp.asarray(integers)
 
 
 def as_labels(labels: ArrayLike, data: Data, k: int) -> tuple[Array, Data]:
@@ -300,11 +336,9 @@ def as_labels(labels: ArrayLike, data: Data, k: int) -> tuple[Array, Data]:
     Raises:
       ValueError: for another shape, a dtype that is not integer, or a concrete label out of range.
     """
-    labels = jnp.asarray(labels)
-    if labels.shape != data.x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"`labels` must be integers of shape ({data.x.shape[0]},), got {labels.dtype} of shape {labels.shape}."
-        )
+    labels = as_integers(labels, "labels")
+    if labels.shape != data.x.shape[:1]:
+        raise ValueError(f"`labels` must have shape ({data.x.shape[0]},), one for each row, got {labels.shape}.")
     if is_concrete(labels):
         with jax.ensure_compile_time_eval():
             low, high = int(_readable(labels).min()), int(_readable(labels).max())

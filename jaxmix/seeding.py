@@ -11,6 +11,9 @@ from jax import Array
 from jaxmix import door, linalg
 from jaxmix.types import ArrayLike, Data, Seeding
 
+CHUNK_DISTANCES = 2**20
+"""Distances of rows to candidates of k-means|| that are held at a time."""
+
 
 def random_rows(key: Array, data: Data, k: int) -> Array:
     r"""K rows drawn without replacement, in proportion to their weights.
@@ -77,13 +80,66 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
         raise ValueError(f"`trials` must be at least 1, got {trials}.")
 
     def candidates(points: Array, closest: Array, index: Array) -> Array:
-        # Scaled so that neither tiny weights nor tiny distances underflow.
-        mass = data.weights * linalg.safe_divide(closest, jnp.max(closest))
-        costly = (index > 0) & jnp.any(mass > 0)
         # The first center is one row, drawn by weight: each trial is the same.
-        return _draw(jnp.where(index > 0, points, points[0]), jnp.where(costly, mass, data.weights))
+        mass = jnp.where(index > 0, _costs(closest, data.weights), data.weights)
+        return _draw(jnp.where(index > 0, points, points[0]), mass)
 
     return _one_by_one(key, data, k, trials, candidates)
+
+
+def kmeans_parallel(
+    key: Array, data: Data, k: int, *, rounds: int = 5, oversampling: float = 2.0, trials: int | None = None
+) -> Array:
+    r"""k-means||: in a few rounds many rows at a time are drawn by their cost, and k-means++ chooses K of them.
+
+    After a first row, each round draws round(`oversampling` K) rows with probability
+    $w_n D_n^2 / \sum_m w_m D_m^2$, where $D_n$ is the distance to the nearest row of the rounds before. Each row drawn
+    then weighs as much as the rows nearest to it. The passes over the data are `rounds` + 1, whatever K; the work is
+    about `rounds` x `oversampling` times that of k-means++ with one trial.
+
+    Args:
+      key: a PRNG key.
+      data: `Data` of N rows.
+      k: the number of centers.
+      rounds: how often rows are drawn, static.
+      oversampling: rows drawn in a round, as a multiple of K; static. The paper draws each row by itself, so that
+        their number varies; here it is fixed.
+      trials: of the k-means++ at the end, as in `kmeans_plus_plus`.
+
+    Returns:
+      Array of shape (K, D). Two may be equal only where fewer than K distinct rows were drawn.
+
+    Raises:
+      ValueError: for `rounds` or `trials` below 1, or an `oversampling` that draws no row.
+
+    References:
+      Bahmani, Moseley, Vattani, Kumar and Vassilvitskii (2012), algorithm 2.
+
+    Example:
+      >>> import jax
+      >>> from jaxmix import as_data, seeding
+      >>> centers = seeding.kmeans_parallel(jax.random.key(0), as_data([[1.0], [1.0], [2.0]]), 2)
+      >>> sorted(centers.ravel().tolist())
+      [1.0, 2.0]
+    """
+    num_drawn = round(oversampling * k)
+    if rounds < 1 or num_drawn < 1:
+        raise ValueError(f"`rounds` and rows in each must be at least 1, got {rounds} and {num_drawn}.")
+    x, weights, origin = data
+    first_key, key, last_key = jax.random.split(key, 3)
+    first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
+
+    def draw(closest: Array, points: Array) -> tuple[Array, Array]:
+        found = _draw(points, _costs(closest, weights))
+        return jnp.minimum(closest, _nearest(x, x[found])[0]), found
+
+    points = jax.random.uniform(key, (rounds, num_drawn), x.dtype)
+    drawn = jax.lax.scan(draw, _nearest(x, x[first])[0], points)[1]
+    candidates = x[jnp.concatenate([first, drawn.ravel()])]
+    # Of equal candidates the first owns the rows, and the others weigh nothing.
+    owners = _nearest(x, candidates)[1]
+    owned = linalg.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
+    return kmeans_plus_plus(last_key, Data(candidates, owned, origin), k, trials=trials)
 
 
 def maximin(key: Array, data: Data, k: int) -> Array:
@@ -211,6 +267,24 @@ def _one_by_one(
 
     nothing = (jnp.zeros(k, jnp.int32), jnp.full(x.shape[0], jnp.inf, x.dtype))
     return x[jax.lax.fori_loop(0, k, body, nothing)[0]]
+
+
+def _costs(closest: Array, weights: Array) -> Array:
+    """The rows' share of J up to a factor, or their weights where J is zero."""
+    # Scaled so that neither tiny weights nor tiny distances underflow.
+    costs = weights * linalg.safe_divide(closest, jnp.max(closest))
+    return jnp.where(jnp.any(costs > 0), costs, weights)
+
+
+def _nearest(x: Array, centers: Array) -> tuple[Array, Array]:
+    """Each row's squared distance to the nearest center, and which that is; (N, K) is never stored."""
+
+    def of_row(row: Array) -> tuple[Array, Array]:
+        distances = linalg.squared_distances(row[None], centers)[0]
+        nearest = jnp.argmin(distances)
+        return distances[nearest], nearest
+
+    return jax.lax.map(of_row, x, batch_size=min(x.shape[0], max(1, CHUNK_DISTANCES // centers.shape[0])))
 
 
 def _draw(points: Array, mass: Array) -> Array:

@@ -164,6 +164,7 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
 
     Raises:
       ValueError: for no axis, an axis without values, a name that comes twice, or `lanes` below 1.
+      MemoryError: if the device has too little; it names what to turn.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -192,7 +193,16 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
     def every(flat: dict[str, Array]) -> Any:
         return jax.lax.map(lambda point: function(**point), flat, batch_size=None if lanes == 1 else lanes)
 
-    fits = _shaped(jax.jit(every)(flat), shape)
+    try:
+        fits = _shaped(jax.block_until_ready(jax.jit(every)(flat)), shape)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        side_by_side = f"{min(lanes, num_points)} of {num_points} points side by side"
+        raise MemoryError(
+            f"The sweep ran out of memory with {side_by_side}: choose fewer `lanes`, or sum over fewer rows at a time "
+            "with `rows.Chunked(problem, size)`."
+        ) from error
     # The inner axes lie behind the grid's own on every leaf.
     lengths = jax.tree.leaves(fits)[0].shape[len(shape) : len(names)]
     numbers = tuple(jnp.arange(length) for length in lengths)

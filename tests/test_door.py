@@ -1,63 +1,190 @@
 """What is refused at the door, in which words; and what happens under jit, where nothing can be looked at."""
 
+import re
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from door_cases import MODELS, ONES, PAGE, RAGGED, REFUSED, TAKEN, K, Taken, arguments, fits, outcome, tables
 
-from jaxmix import Status, as_data, door, gmm, kmeans, rows, solve
+from jaxmix import Status, as_data, door, gmm, kmeans, metrics, rows, solve, sweep
+from tests.pages import rewritten
 
 KEY = jax.random.key(0)
 X = np.arange(12.0).reshape(6, 2)
 NAN = np.where(np.arange(12).reshape(6, 2) == 5, np.nan, X)
 
-# (what, arguments that change, what the message must hold)
-REFUSED = [
-    ("rank 1", {"x": X[:, 0]}, r"`x` must have shape \(N, D\).*x\[:, None\]"),
-    ("rank 3", {"x": X[None]}, r"`x` must have shape \(N, D\)"),
-    ("no rows", {"x": X[:0]}, "at least one row"),
-    ("no columns", {"x": X[:, :0]}, "at least one row and one column"),
-    ("NaN", {"x": NAN}, "`x` must be finite, but 1 rows .* row 2"),
-    ("infinity", {"x": np.where(np.isnan(NAN), np.inf, X)}, "`x` must be finite"),
-    ("complex", {"x": X + 1j}, "`x` must hold real numbers"),
-    ("strings", {"x": np.array([["a", "b"]])}, "`x` must hold real numbers"),
-    ("objects", {"x": np.array([[object(), 1]])}, "`x` must hold real numbers"),
-    ("ragged", {"x": [[1.0], [1.0, 2.0]]}, "`x` must be an array of numbers"),
-    ("k of 0", {"k": 0}, "`k` must be between 1 and .* 6, got 0"),
-    ("k negative", {"k": -2}, "`k` must be between 1"),
-    ("k above N", {"k": 7}, "`k` must be between 1 and .* 6, got 7"),
-    ("k above the rows with weight", {"k": 3, "weights": [1, 1, 0, 0, 0, 0]}, "positive weight, 2, got 3"),
-    ("k a float", {"k": 2.0}, "`k` must be a Python integer"),
-    ("weights negative", {"weights": [1, 1, 1, 1, 1, -1]}, "`weights` must be finite and non-negative"),
-    ("weights NaN", {"weights": [1, 1, 1, 1, 1, np.nan]}, "`weights` must be finite"),
-    ("weights all zero", {"weights": np.zeros(6)}, "`weights` must not be all zero"),
-    ("weights too short", {"weights": np.ones(5)}, r"`weights` must have shape \(6,\)"),
-    ("weights of rank 2", {"weights": np.ones((6, 1))}, r"`weights` must have shape \(6,\)"),
-    ("init of a wrong shape", {"init": np.zeros((3, 2))}, r"`init` must be a function.*\(2, 2\)"),
-    ("init of rank 1", {"init": np.zeros(2)}, "`init` must be a function"),
-    ("init of strings", {"init": np.array([["a", "b"]] * 2)}, "`init` must hold real numbers"),
-    ("init that returns another shape", {"init": lambda key, data, k: data.x[:1]}, "`init` must return shape"),
-    ("restarts of 0", {"restarts": 0}, "`restarts`"),
-    ("a key that is none", {"key": 0}, "`key` must be one typed PRNG key"),
-    ("an old-style key", {"key": jnp.zeros(2, jnp.uint32)}, "wrap_key_data"),
-    ("many keys", {"key": jax.random.split(KEY, 2)}, "`key` must be one typed"),
-    ("rtol of shape (2,)", {"rtol": jnp.array([0.1, 0.2])}, "`rtol` must be one number.*jax.vmap"),
-    ("a solver for a problem", {"problem": solve.EM()}, "`problem` lacks functions"),
-    ("a problem for a solver", {"solver": kmeans.KMeans()}, "`solver` lacks functions"),
-    ("batch_size a float", {"solver": solve.Gradient(0.1, batch_size=2.5, key=KEY)}, "`batch_size` must be"),  # pyright: ignore[reportArgumentType]
-    ("max_steps negative", {"max_steps": -1}, "`max_steps`"),
-    ("rtol negative", {"rtol": -1.0}, "`rtol`"),
-    ("atol NaN", {"atol": np.nan}, "`atol`"),
-    ("empty policy unknown", {"problem": kmeans.KMeans(empty="drop")}, "`empty` must be one of"),
+LABELS = np.array([0, 1, 0, 1, 0, 1])
+
+# Error rows compile nothing; what compiles is run for one family, and for the others with the slow tests.
+SLOW = [pytest.param(name, marks=pytest.mark.slow if name not in ("K-means", "Full") else []) for name in MODELS]
+
+
+def fits_model(only, model):
+    return not only or (only == "K-means") == (model == "K-means")
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: f"{case.argument}: {case.came}")
+def test_every_fit_refuses_in_the_words_of_the_page(case):
+    for model in filter(partial(fits_model, case.only), MODELS):
+        with pytest.raises(ValueError, match="^" + re.escape(case.message)) as refused:
+            fits(model, arguments(case, model))
+        assert str(refused.value) == case.message or case.message.endswith(RAGGED)
+
+
+def words(case, model):
+    if isinstance(case, Taken):
+        return case.kmeans if model == "K-means" else dict(case.families).get(model, case.mixtures)
+    return case.traced.split(", ")[model != "K-means" and ", " in case.traced]
+
+
+def outcomes(found, given):
+    x, weights = (np.asarray(given[name], float) for name in ("x", "weights"))
+    return {outcome(jax.tree.map(lambda leaf, i=i: leaf[i], found), x, weights) for i in range(2)}
+
+
+@pytest.mark.parametrize("model", SLOW)
+@pytest.mark.parametrize("case", TAKEN, ids=lambda case: case.came)
+def test_every_fit_of_what_is_taken_is_right_or_says_why(case, model):
+    if not words(case, model):
+        pytest.skip("an argument of mixtures alone")
+    given = arguments(case, model)
+    found = fits(model, given)
+    assert outcomes(found, given) == {words(case, model)}
+    if case.like is not None:
+        plain = fits(model, {**given, "x": case.like, "weights": ONES})
+        assert plain.loss.dtype == found.loss.dtype
+        jax.tree.map(np.testing.assert_array_equal, found, plain)
+
+
+TRACED = ("x", "weights", "rtol", "atol", "num_active")
+
+
+@pytest.mark.parametrize("model", SLOW)
+def test_what_cannot_be_seen_ends_in_a_status_under_jit_and_vmap(model):
+    """All rows of the page together: a lane of bad input costs the others nothing."""
+    usual = {"rtol": 0.0, "atol": 0.0 if model == "K-means" else 1e-6, "num_active": K}
+    cases = [case for case in (*REFUSED, *TAKEN) if case.traced and "init" not in arguments(case, model)]
+    given = [{**usual, **arguments(case, model)} for case in cases]
+    stacked = {name: np.stack([np.asarray(one[name], float) for one in given]) for name in TRACED}
+    stacked["num_active"] = stacked["num_active"].astype(int)
+    fixed = arguments(TAKEN[0], model)
+    found = jax.jit(jax.vmap(lambda changed: fits(model, {**fixed, **changed})))(stacked)
+    for i, case in enumerate(cases):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+        assert outcomes(one, given[i]) <= set(words(case, model).split(" or ")), case
+
+
+@pytest.mark.parametrize("model", SLOW)
+def test_a_start_that_cannot_be_seen_ends_in_a_status_under_jit_and_vmap(model):
+    cases = [case for case in TAKEN if case.traced and words(case, model) and "init" in arguments(case, model)]
+    given = [arguments(case, model) for case in cases]
+    starts = jax.tree.map(lambda *leaves: np.stack(leaves), *[one["init"] for one in given])
+    found = jax.jit(jax.vmap(lambda init: fits(model, {**given[0], "init": init})))(starts)
+    for i, case in enumerate(cases):
+        assert outcomes(jax.tree.map(lambda leaf, i=i: leaf[i], found), given[i]) == {words(case, model)}, case
+
+
+def test_the_page_shows_exactly_these_tables():
+    assert PAGE.read_text() == rewritten(PAGE, *tables()), "run `python -m tests.door_cases`"
+
+
+# Every public function that takes rows, with what else it needs.
+UNTYPED: Any = gmm  # what comes may be anything
+MIXTURE = UNTYPED.GMM(np.log([0.5, 0.5]), X[:2], UNTYPED.Diagonal(np.ones((2, 2))))
+RESP = np.full((6, 2), 0.5)
+ROWS = {
+    "as_data": lambda x, weights: as_data(x, weights),
+    "kmeans.fit": lambda x, weights: kmeans.fit(KEY, x, 2, weights=weights),
+    "kmeans.assign": lambda x, weights: kmeans.assign(X[:2], as_data(x, weights).x),
+    "kmeans.objective": lambda x, weights: kmeans.objective(X[:2], x, weights=weights),
+    "kmeans.update": lambda x, weights: kmeans.update(X[:2], x, LABELS, weights=weights),
+    "kmeans.lower_bound": lambda x, weights: kmeans.lower_bound(x, 2, weights=weights),
+    "kmeans.exact.brute_force": lambda x, weights: kmeans.exact.brute_force(x, 2, weights=weights),
+    "gmm.fit": lambda x, weights: gmm.fit(KEY, x, 2, weights=weights),
+    "gmm.log_likelihood": lambda x, weights: gmm.log_likelihood(MIXTURE, x, weights=weights),
+    "gmm.complete_log_likelihood": lambda x, weights: gmm.complete_log_likelihood(MIXTURE, x, LABELS, weights=weights),
+    "gmm.expected_complete_log_likelihood": lambda x, weights: gmm.expected_complete_log_likelihood(
+        MIXTURE, x, RESP, weights=weights
+    ),
+    "gmm.elbo": lambda x, weights: gmm.elbo(MIXTURE, x, RESP, weights=weights),
+    "gmm.fraley_raftery": lambda x, weights: gmm.fraley_raftery(as_data(x, weights), 2),
+    "gmm.start.from_labels": lambda x, weights: gmm.start.from_labels(LABELS, as_data(x, weights), 2),
+    "metrics.bic": lambda x, weights: metrics.bic(MIXTURE, x, weights=weights),
+    "metrics.aic": lambda x, weights: metrics.aic(MIXTURE, x, weights=weights),
+    "metrics.icl": lambda x, weights: metrics.icl(MIXTURE, x, weights=weights),
+    "metrics.silhouette": lambda x, weights: metrics.silhouette(x, LABELS, 2, weights=weights),
+    "sweep.mixtures": lambda x, weights: sweep.mixtures(KEY, x, [1, 2], weights=weights),
+}
+ROWS_ALONE = {
+    "kmeans.assign": lambda x: kmeans.assign(X[:2], x),
+    "gmm.log_joint": lambda x: gmm.log_joint(MIXTURE, x),
+    "gmm.log_prob": lambda x: gmm.log_prob(MIXTURE, x),
+    "gmm.responsibilities": lambda x: gmm.responsibilities(MIXTURE, x),
+    "gmm.predict": lambda x: gmm.predict(MIXTURE, x),
+    "gmm.e_step": lambda x: gmm.e_step(MIXTURE, x),
+    "gmm.start.from_centers": lambda x: gmm.start.from_centers(X[:2], x),
+    "gmm.start.from_responsibilities": lambda x: gmm.start.from_responsibilities(RESP, x),
+    "solve.run": lambda x: solve.run(kmeans.KMeans(), solve.EM(), X[:2], x),
+    "solve.run_many": lambda x: solve.run_many(kmeans.KMeans(), solve.EM(), X[None, :2], x),
+}
+BAD_ROWS = {
+    "NaN": NAN,
+    "one axis": X[:, 0],
+    "complex": X + 1j,
+    "objects": X.astype(object),
+    "no rows": X[:0],
+    "masked": np.ma.masked_greater(X, 8),
+}
+
+
+@pytest.mark.parametrize("function", [*ROWS, *ROWS_ALONE])
+def test_every_public_function_refuses_bad_rows_and_weights(function):
+    for x in BAD_ROWS.values():
+        with pytest.raises(ValueError, match=r"^`x` "):
+            ROWS_ALONE[function](x) if function in ROWS_ALONE else ROWS[function](x, None)
+    for weights in (-np.ones(6), np.ones(5), np.full(6, np.nan), np.zeros(6), ["1"] * 6):
+        if function in ROWS:
+            with pytest.raises(ValueError, match=r"^`weights` "):
+                ROWS[function](X, weights)
+
+
+# Every public function of a mixture that is given.
+OF_MIXTURE = {
+    "gmm.log_joint": lambda params: gmm.log_joint(params, X),
+    "gmm.predict": lambda params: gmm.predict(params, X),
+    "gmm.sample": lambda params: gmm.sample(KEY, params, 3),
+    "gmm.marginal": lambda params: gmm.marginal(params, [0]),
+    "gmm.conditional": lambda params: gmm.conditional(params, [0], [0.0]),
+    "gmm.elbo": lambda params: gmm.elbo(params, X, RESP),
+    "gmm.complete_log_likelihood": lambda params: gmm.complete_log_likelihood(params, X, LABELS),
+    "metrics.bic": lambda params: metrics.bic(params, X),
+}
+BAD_MIXTURES = [
+    (MIXTURE._replace(means=X[:2] * np.nan), "must be a mixture of finite numbers"),
+    (MIXTURE._replace(log_weights=np.full(2, np.nan)), "must be a mixture of finite numbers"),
+    (MIXTURE._replace(covariance=UNTYPED.Diagonal(-np.ones((2, 2)))), "not above 0"),
+    (MIXTURE._replace(covariance=UNTYPED.Full(np.zeros((2, 2, 2)))), "not above 0"),
+    (
+        MIXTURE._replace(covariance=UNTYPED.Diagonal(np.ones((1, 2)))),
+        r"`params.covariance.scale` must have shape \(2, 2\)",
+    ),
+    (MIXTURE._replace(covariance=np.eye(2)), "`params.covariance` must be a covariance family"),
+    (MIXTURE._replace(log_weights=np.zeros(1)), r"`params.log_weights` must have shape \(2,\)"),
+    (MIXTURE._replace(means=X[0]), r"`params.means` must have shape \(K, "),
+    (MIXTURE._replace(means=X[:2].astype(str)), "`params.means` must hold real numbers"),
+    (X[:2], "`params` must be a `GMM`"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_fit_refuses(change, message):
-    arguments = {"key": KEY, "x": X, "k": 2, "restarts": 2, **change}
-    key, x, k = (arguments.pop(name) for name in ("key", "x", "k"))
-    with pytest.raises(ValueError, match=message):
-        kmeans.fit(key, x, k, **arguments)
+@pytest.mark.parametrize("function", OF_MIXTURE)
+def test_every_public_function_refuses_what_is_no_mixture(function):
+    for params, message in BAD_MIXTURES:
+        with pytest.raises(ValueError, match=message):
+            OF_MIXTURE[function](params)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +193,15 @@ def test_fit_refuses(change, message):
         (lambda: kmeans.assign(X[:2, :1], X), r"`centers` must have shape \(K, 2\)"),
         (lambda: kmeans.assign(X[:2], NAN), "`x` must be finite"),
         (lambda: kmeans.objective(X[:2], X, np.zeros(6)), "`labels` must be integers"),
-        (lambda: kmeans.objective(X[:2], X, np.zeros(5, int)), r"`labels` must be integers of shape \(6,\)"),
+        (lambda: kmeans.objective(X[:2], X, np.zeros(5, int)), r"`labels` must have shape \(6,\)"),
+        (lambda: kmeans.objective(X[:2], X, ["a"] * 6), "`labels` must be integers"),
+        (lambda: kmeans.assign(NAN[2:4], X), "`centers` must not hold NaN"),
         (lambda: kmeans.objective(X[:2], X, np.full(6, 2)), r"`labels` must lie in \[0, 2\)"),
         (lambda: kmeans.update(X[:2], X, np.full(6, -1)), r"`labels` must lie in \[0, 2\)"),
         (lambda: kmeans.update(X[:2], X, np.zeros(6, int), weights=-np.ones(6)), "`weights`"),
         (lambda: kmeans.reconstruct(X[0], [0]), r"`centers` must have shape \(K, D\)"),
         (lambda: kmeans.reconstruct(X, [0.5]), "`labels` must be integers"),
-        (lambda: kmeans.lower_bound(X, 7), "`k` must be between 1"),
+        (lambda: kmeans.lower_bound(X, 7), "`k` must be at most"),
         (lambda: as_data(as_data(X), np.ones(6)), "has weights already"),
         (lambda: solve.run(kmeans.KMeans(), solve.EM(), np.zeros((2, 3)), X), "need one width D"),
     ],
@@ -80,27 +209,6 @@ def test_fit_refuses(change, message):
 def test_the_other_functions_refuse(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.parametrize(
-    ("change", "dtype"),
-    [
-        (lambda x: x, jnp.float64),
-        (lambda x: x.astype(np.float32), jnp.float32),
-        (lambda x: x.astype(np.float16), jnp.float32),
-        (lambda x: jnp.asarray(x, jnp.bfloat16), jnp.float32),
-        (lambda x: x.astype(np.int32), jnp.float64),
-        (lambda x: x.astype(np.uint8), jnp.float64),
-        (lambda x: x > 4, jnp.float64),
-        (lambda x: x.tolist(), jnp.float64),
-    ],
-    ids=["float64", "float32", "float16", "bfloat16", "int32", "uint8", "bool", "list"],
-)
-def test_dtype_of_float_input_is_kept_and_integers_become_float(change, dtype):
-    fit = kmeans.fit(KEY, change(X), 2, weights=np.ones(6, np.int64), restarts=2)
-    assert fit.params.dtype == fit.loss.dtype == fit.trace.dtype == dtype
-    assert fit.num_passes.dtype == dtype
-    assert fit.status == Status.CONVERGED
 
 
 def test_origin_of_a_million_rows_far_from_zero_is_their_mean():
@@ -124,23 +232,6 @@ def test_rows_of_weight_zero_may_hold_anything():
     expected = kmeans.fit(KEY, X[kept], 2, init=X[[0, 5]])
     np.testing.assert_allclose(fit.params, expected.params, rtol=1e-14)
     np.testing.assert_allclose(fit.loss, expected.loss, rtol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("x", "weights"),
-    [
-        (NAN, np.ones(6)),
-        (np.where(np.isnan(NAN), np.inf, X), np.ones(6)),
-        (X, np.zeros(6)),
-        (X, np.array([1, 1, 1, 1, 1, -1.0])),
-        (X, np.array([1, 1, 1, 1, 1, np.nan])),
-    ],
-    ids=["NaN", "infinity", "weights all zero", "weights negative", "weights NaN"],
-)
-def test_under_jit_the_same_is_a_status(x, weights):
-    fit = jitted_fit(x, weights)
-    assert fit.status == Status.NONFINITE
-    assert not np.isfinite(fit.loss)
 
 
 @jax.jit

@@ -317,7 +317,7 @@ def test_match_of_what_is_not_a_number_says_so():
         (lambda: metrics.silhouette(X, A, 3), r"`labels` must lie in \[0, 3\)"),
         (lambda: metrics.silhouette(X, A - 1, K), r"`labels` must lie in \[0, 4\)"),
         (lambda: metrics.silhouette(X, A.astype(float), K), "`labels` must be integers"),
-        (lambda: metrics.silhouette(X, A[:-1], K), r"`labels` must be integers of shape \(60,\)"),
+        (lambda: metrics.silhouette(X, A[:-1], K), r"`labels` must have shape \(60,\)"),
         (lambda: metrics.silhouette(X, A, K, chunk=0), "`chunk` must be a Python integer of at least 1"),
         (lambda: metrics.silhouette(X, 0 * A, K), "at least two must have rows, got only label 0"),
         (lambda: metrics.silhouette(X, A, K, weights=A == 3), "at least two must have rows, got only label 3"),

@@ -16,14 +16,20 @@ SEEDINGS = {
     "random_rows": seeding.random_rows,
     "kmeans_plus_plus": seeding.kmeans_plus_plus,
     "plain_kmeans_plus_plus": partial(seeding.kmeans_plus_plus, trials=1),
+    "kmeans_parallel": seeding.kmeans_parallel,
     "maximin": seeding.maximin,
 }
+OTHERS = {"plain_kmeans_parallel": partial(seeding.kmeans_parallel, oversampling=8.0, trials=1)}
 SPREADING = [name for name in SEEDINGS if name != "random_rows"]
 
 
 def draws(name, data, k, num=200, seed=0):
-    keys = jax.random.split(jax.random.key(seed), num)
-    return np.asarray(jax.jit(jax.vmap(lambda key: SEEDINGS[name](key, data, k)))(keys))
+    return np.asarray(_draws(jax.random.split(jax.random.key(seed), num), data, name, k))
+
+
+@partial(jax.jit, static_argnames=("name", "k"))
+def _draws(keys, data, name, k):
+    return jax.vmap(lambda key: (SEEDINGS | OTHERS)[name](key, data, k))(keys)
 
 
 def is_row_of(centers, x):
@@ -69,9 +75,11 @@ def test_first_center_is_drawn_by_weight(name):
     assert stats.chisquare(counts[kept], 4000 * weights[kept] / 8).pvalue > 1e-3
 
 
-def test_plain_kmeans_plus_plus_draws_by_weight_times_squared_distance():
+# With sixteen of four rows drawn in each of five rounds, every row is a candidate of k-means||, with its own weight.
+@pytest.mark.parametrize("name", ["plain_kmeans_plus_plus", "plain_kmeans_parallel"])
+def test_plain_kmeans_plus_plus_draws_by_weight_times_squared_distance(name):
     x, weights = np.array([[0.0], [1.0], [3.0], [4.0]]), np.array([1.0, 2.0, 1.0, 0.5])
-    starts = draws("plain_kmeans_plus_plus", as_data(x, weights), 2, num=6000)[:, :, 0]
+    starts = draws(name, as_data(x, weights), 2, num=6000)[:, :, 0]
     law = {}
     for first, weight in zip(x[:, 0], weights, strict=True):
         mass = weights * (x[:, 0] - first) ** 2
@@ -106,6 +114,13 @@ def test_more_trials_seed_lower():
     assert losses == sorted(losses)
 
 
+def test_candidates_of_kmeans_parallel_weigh_as_much_as_the_rows_nearest_to_them():
+    # Eleven candidates for a hundred rows of three values: one center is drawn from these as it would be from all.
+    counts = np.array([60, 30, 10])
+    chosen = draws("kmeans_parallel", as_data(np.repeat(np.arange(3.0), counts)[:, None]), 1, num=4000)[:, 0, 0]
+    assert stats.chisquare(np.bincount(chosen.astype(int)), 40 * counts).pvalue > 1e-3
+
+
 def test_a_start_depends_on_its_index_and_not_on_how_many_there_are():
     few, many = (seeding.starts(jax.random.key(3), as_data(X), 4, restarts=r) for r in (2, 5))
     np.testing.assert_array_equal(few, many[:2])
@@ -127,3 +142,9 @@ def test_init_may_be_one_array_or_one_for_each_restart():
 def test_trials_below_one_are_refused():
     with pytest.raises(ValueError, match="`trials` must be at least 1"):
         seeding.kmeans_plus_plus(jax.random.key(0), as_data(X), 2, trials=0)
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"oversampling": 0.0}, {"trials": 0}])
+def test_kmeans_parallel_that_draws_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="at least 1"):
+        jax.eval_shape(lambda key: seeding.kmeans_parallel(key, as_data(X), 2, **wrong), jax.random.key(0))

@@ -192,3 +192,11 @@ def test_unknown_axes_and_bad_counts_are_refused():
     for ks in ([], [0], [61]):
         with pytest.raises(ValueError, match="ks"):
             sweep.mixtures(KEY, X, ks)
+
+
+def test_a_sweep_without_memory_names_what_to_turn():
+    def fit(key):
+        return jnp.max(jnp.sort(jax.random.uniform(key, (2**44,))))  # 64 TiB or more
+
+    with pytest.raises(MemoryError, match=r"1 of 2 points.*`lanes`.*Chunked"):
+        sweep.grid(fit, {"key": jax.random.split(jax.random.key(0), 2)}, lanes=1)

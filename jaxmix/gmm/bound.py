@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door
+from jaxmix.gmm.given import as_mixture
 from jaxmix.gmm.model import GMM, joint
 from jaxmix.types import ArrayLike, Data
 
@@ -28,7 +29,7 @@ def complete_log_likelihood(
       Array of shape (), in nats.
 
     Raises:
-      ValueError: for bad `x` or labels.
+      ValueError: for bad parameters, `x` or labels.
 
     References:
       Bishop (2006), equation 9.36.
@@ -41,6 +42,7 @@ def complete_log_likelihood(
       -1.8379
     """
     data = door.as_data(x, weights)
+    params = as_mixture(params, data.x.shape[1])
     labels, data = door.as_labels(labels, data, params.means.shape[0])
     return jnp.sum(data.weights * jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0])
 
@@ -62,7 +64,7 @@ def expected_complete_log_likelihood(
       Array of shape (), in nats.
 
     Raises:
-      ValueError: for bad `x`, or `resp` of another shape, negative, or with rows that do not sum to 1.
+      ValueError: for bad parameters or `x`, or `resp` of another shape, negative, or with rows that do not sum to 1.
 
     References:
       Bishop (2006), equation 9.40.
@@ -75,7 +77,7 @@ def expected_complete_log_likelihood(
       -1.8379
     """
     data = door.as_data(x, weights)
-    joint_log = joint(params, data.x)
+    joint_log = joint(as_mixture(params, data.x.shape[1]), data.x)
     shares = as_responsibilities(resp, joint_log.shape, joint_log.dtype)
     # 0 times the -inf of a component that is switched off is 0, and so is its slope.
     known = jnp.where(shares > 0, joint_log, 0)
@@ -111,6 +113,7 @@ def elbo(params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLik
       -1.8379
     """
     data = door.as_data(x, weights)
+    params = as_mixture(params, data.x.shape[1])
     shares = as_responsibilities(resp, (data.x.shape[0], params.means.shape[0]), params.means.dtype)
     return expected_complete_log_likelihood(params, data, shares) + entropy(shares, weights=data.weights)
 

@@ -77,7 +77,7 @@ def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) 
     if expansion.coefficients.shape[1] > quadratic.MOST_PRODUCTS:
         return _by_differences(params, data, posterior)
     return jax.lax.cond(
-        jnp.all((expansion.lost <= quadratic.MOST_LOST) | ~params.is_on),
+        jnp.all(quadratic.keeps(expansion) | ~params.is_on),
         lambda: _by_products(expansion, params, data, posterior),
         lambda: _by_differences(params, data, posterior),
     )

@@ -3,13 +3,13 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, kmeans, seeding
 from jaxmix.gmm import start
 from jaxmix.gmm.covariance import Covariance, Full
 from jaxmix.gmm.em import GaussianMixture
+from jaxmix.gmm.given import as_starts
 from jaxmix.gmm.model import GMM
 from jaxmix.solve.em import EM
 from jaxmix.solve.run import best, check, run_many
@@ -54,7 +54,9 @@ def fit_all(
         raise ValueError(f"`family` must be a covariance family, such as gmm.Full, got {family!r}.")
     refine = door.check_int(refine, "refine", least=0)
     if isinstance(init, GMM):
-        starts = _given(init, data, k, num_active)
+        if num_active is not None:
+            raise ValueError("`num_active` is for starts from centers; a `GMM` has its log weights: -inf is off.")
+        starts = as_starts(init, k, data.x.shape[1], data.x.dtype)
     else:
         centers = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
         if callable(init) and refine:
@@ -147,12 +149,3 @@ def fit(
         atol=atol,
     )
     return best(fits)
-
-
-def _given(init: GMM, data: Data, k: int, num_active: ArrayLike | None) -> GMM:
-    if num_active is not None:
-        raise ValueError("`num_active` is for starts from centers; a `GMM` has its log weights: -inf is off.")
-    shape = (k, data.x.shape[1])
-    if init.means.ndim not in (2, 3) or init.means.shape[-2:] != shape:
-        raise ValueError(f"`init.means` must have shape {shape}, or a leading axis R, got {init.means.shape}.")
-    return init if init.means.ndim == 3 else jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], init)

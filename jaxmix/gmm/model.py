@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxmix import door, linalg
 from jaxmix.gmm.covariance import Covariance, Full
+from jaxmix.gmm.given import as_mixture
 from jaxmix.types import ArrayLike
 
 
@@ -80,7 +81,8 @@ def log_joint(params: GMM, x: ArrayLike) -> Array:
       Array of shape (N, K), in nats.
 
     Raises:
-      ValueError: for bad `x`, or a width that is not that of the means.
+      ValueError: for bad `x`, or parameters of another width, with NaN, or with a covariance that is not positive
+        definite.
 
     References:
       Bishop (2006), equations 9.10 and 9.11.
@@ -92,9 +94,8 @@ def log_joint(params: GMM, x: ArrayLike) -> Array:
       >>> round(gmm.log_joint(mixture, jnp.zeros((1, 1))).item(), 4)
       -0.9189
     """
-    x = door.as_data(x).x
-    door.as_centers(params.means, door.as_data(x), "params.means")
-    return joint(params, x)
+    rows = door.as_data(x).x
+    return joint(as_mixture(params, rows.shape[1]), rows)
 
 
 def log_prob(params: GMM, x: ArrayLike) -> Array:
@@ -225,7 +226,7 @@ def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
       x of shape (n, D) and labels of shape (n,), int32.
 
     Raises:
-      ValueError: for a key that is none, or an `n` that is no count.
+      ValueError: for a key that is none, an `n` that is no count, or parameters that make no mixture.
 
     References:
       Bishop (2006), section 9.2: ancestral sampling.
@@ -239,7 +240,7 @@ def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
       ((5, 2), (5,))
     """
     door.check_key(key)
-    n = door.check_int(n, "n", least=0)
+    n, params = door.check_int(n, "n", least=0), as_mixture(params)
     label_key, noise_key = jax.random.split(key)
     labels = jax.random.categorical(label_key, params.log_weights, shape=(n,)).astype(jnp.int32)
     noise = jax.random.normal(noise_key, (n, params.means.shape[1]), params.means.dtype)
@@ -271,6 +272,7 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
       >>> gmm.marginal(mixture, [2, 0]).means.shape
       (1, 2)
     """
+    params = as_mixture(params)
     kept = _features(params, features)
     block = params.covariances[:, kept[:, None], kept[None, :]]
     return GMM(params.log_weights, params.means[:, kept], Full(linalg.cholesky(block)))
@@ -303,6 +305,7 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
       >>> gmm.conditional(mixture, [1], jnp.array([5.0])).means.shape
       (1, 2)
     """
+    params = as_mixture(params)
     known = _features(params, features)
     values = door.as_floating(values, "values").astype(params.means.dtype)
     if values.shape != known.shape:

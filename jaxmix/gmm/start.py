@@ -1,15 +1,18 @@
 """From centers, labels or responsibilities to a mixture."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, linalg
+from jaxmix import door, linalg, rows
 from jaxmix.gmm.covariance import Covariance, Full, Moments
 from jaxmix.gmm.em import GaussianMixture, Stats
 from jaxmix.gmm.model import GMM
+from jaxmix.kernels import mixture
 from jaxmix.types import ArrayLike, Data, Problem
 
 
@@ -64,13 +67,21 @@ def _maximise(
     resp: Array, data: Data, log_weights: Array, problem: Problem, *, family: type[Covariance], kinds: tuple
 ) -> GMM:
     """The M-step of rows that no mixture has seen; log weights of -inf stay so."""
-    weighted = data.weights[:, None] * resp
-    counts = jnp.sum(weighted, axis=0)
-    sums = linalg.dot(weighted.T, data.x - data.origin[None])
-    means = data.origin[None] + linalg.safe_divide(sums, counts[:, None])
-    unit = family.unit(resp.shape[1], data.x.shape[1], data.x.dtype)
+    k, (num_rows, num_features) = resp.shape[1], data.x.shape
+    unit = family.unit(k, num_features, data.x.dtype)
+
+    # In chunks, as the E-step: a product along all rows is cut by the number of threads, and rounds by it.
+    def sums(function: Callable[[Array, Data], Any]) -> Any:
+        def of_chunk(first: Array | int, chunk: Data) -> Any:
+            shares = jax.lax.dynamic_slice_in_dim(resp, first, chunk.x.shape[0])
+            return function(chunk.weights[:, None] * shares, chunk)
+
+        return rows.reduce_chunks(of_chunk, data, mixture.chunk_rows(num_rows, k, num_features))
+
+    counts, first = sums(lambda r, chunk: (jnp.sum(r, axis=0), linalg.dot(r.T, chunk.x - chunk.origin[None])))
+    means = data.origin[None] + linalg.safe_divide(first, counts[:, None])
     # Means about one origin are near, to its rounding: about themselves they and the covariances come out right.
-    moments = Moments(counts, *unit.moments(weighted, means, data.x))
+    moments = Moments(counts, *sums(lambda r, chunk: unit.moments(r, means, chunk.x)))
     empty = GMM(log_weights, means, unit)
     return problem.m_step(Stats(jnp.zeros((), data.x.dtype), moments), empty)
 

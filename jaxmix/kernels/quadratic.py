@@ -24,8 +24,9 @@ LEAST_ROWS = 4096
 MOST_PRODUCTS = 2145
 """Products of features: those of 64 features and 1. Beyond, those of a few rows are more than a cache holds."""
 
-MOST_LOST = 4096.0
-"""Units of rounding that may be lost, at the worst: log densities and covariances keep three digits in float32."""
+MOST_LOST_EACH, MOST_LOST = 128.0, 4096.0
+"""Units of rounding that may be lost, at the worst: for each feature, a row's log density being a sum over features,
+and at all, so that covariances keep three digits in float32."""
 
 ROOM = 2**20
 """Products of features in a chunk, which stay in a CPU's cache."""
@@ -90,6 +91,15 @@ def of_precisions(precisions: Array, half_log_determinants: Array, scales: Array
             constants[:, None],
         ]
     return Expansion(jnp.concatenate(parts, axis=1), means, lost)
+
+
+def keeps(expansion: Expansion) -> Array:
+    """Whether little enough is lost, of shape (K,).
+
+    What the coefficients' rounding takes is the same for all rows: it moves the loss from step to step, which shows
+    where log densities are near zero and sum to little.
+    """
+    return expansion.lost <= min(MOST_LOST_EACH * expansion.means.shape[1], MOST_LOST)
 
 
 def features_of(expansion: Expansion, shifted: Array) -> Array:

@@ -142,11 +142,9 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
       >>> kmeans.reconstruct(jnp.array([[0.0], [10.0]]), jnp.array([1, 0])).ravel().tolist()
       [10.0, 0.0]
     """
-    centers, labels = door.as_floating(centers, "centers"), jnp.asarray(labels)
+    centers, labels = door.as_floating(centers, "centers"), door.as_integers(labels, "labels")
     if centers.ndim != 2:
         raise ValueError(f"`centers` must have shape (K, D), got {centers.shape}.")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"`labels` must be integers, got dtype {labels.dtype}.")
     return centers[labels]
 
 

@@ -10,6 +10,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxmix import door
 from jaxmix.linalg import safe_divide
 from jaxmix.solve import coordinates, minibatch
 from jaxmix.solve.decrement import guarded
@@ -78,7 +79,8 @@ class Gradient:
       key: the PRNG key of the mini-batches' order; all starts of `run_many` see the same order.
 
     Raises:
-      ValueError: when it runs, for a `batch_size` below 1 or without a `key`.
+      ValueError: when it runs, for a `learning_rate` that is negative or NaN, or a `batch_size` below 1 or without a
+        `key`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -95,6 +97,10 @@ class Gradient:
     )
     batch_size: int | None = dataclasses.field(default=None, metadata={"static": True})
     key: Array | None = None
+
+    def check(self) -> None:
+        """Refuses a learning rate that is none."""
+        door.check_least(self.learning_rate, "learning_rate", 0)
 
     def init(self, problem: Problem, params: Params, data: Data) -> GradientState:
         """The start in unconstrained coordinates, and a fresh optimiser."""

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxmix import door
-from jaxmix.linalg import safe_divide
+from jaxmix import door, linalg
 from jaxmix.solve import coordinates, monotone
 from jaxmix.solve.decrement import guarded
 from jaxmix.solve.gradient import GRADIENT_PASSES
@@ -101,9 +100,9 @@ class LBFGS:
         updates, searched = self._search(problem, state, data)
         search = searched[-1]
         lower = search.value < state.value
-        slope = safe_divide(-jnp.vdot(state.gradient, updates), search.learning_rate)
+        slope = linalg.safe_divide(-linalg.dot(state.gradient, updates), search.learning_rate)
         gain = jnp.where(slope > 0, 0.5 * slope * total_weight, state.decrement)
-        promised = jnp.vdot(state.gradient, updates) * total_weight
+        promised = linalg.dot(state.gradient, updates) * total_weight
         decrement = guarded(state.decrement, gain, state.value * total_weight, promised)
         at_rest = jnp.all(state.gradient == 0)
         moved = (state.point + updates, search.value, search.grad, searched)

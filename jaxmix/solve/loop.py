@@ -79,7 +79,7 @@ def parts(
     def progress(first: Array, previous: Array, loss: Array) -> Progress:
         # Rounding of a sum is relative to its terms: the start's part speaks where the loss crosses zero.
         size = jnp.maximum(jnp.abs(previous), jnp.abs(loss))
-        slack = jnp.sqrt(epsilon).astype(loss_type) * size + 8 * epsilon * jnp.abs(first)
+        slack = jnp.sqrt(epsilon).astype(loss_type) * size + 32 * epsilon * jnp.abs(first)
         return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
 
     def begin(start: Params) -> Carry:

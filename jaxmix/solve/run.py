@@ -144,7 +144,7 @@ def check(
 ) -> tuple[Data, Array, Array]:
     """The door of every fit: what `run` is given, as arrays of one dtype, or refused."""
     for name, value, contract in (("problem", problem, Problem), ("solver", solver, Solver)):
-        if not isinstance(value, contract):
+        if isinstance(value, type) or not isinstance(value, contract):
             raise ValueError(f"`{name}` lacks functions of the contract `{contract.__name__}`: got {value!r}.")
     check_settings(problem)
     check_settings(solver)

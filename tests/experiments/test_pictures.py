@@ -5,20 +5,12 @@ import importlib
 import jax
 import numpy as np
 import pytest
+from whole import assert_whole
 
 from experiments import gmm_steps, kmeans_steps, mouse
 from experiments.__main__ import questions
 from experiments.data import mixture
 from jaxmix import kmeans
-
-
-def assert_whole(output, *figures):
-    assert (output / "table.csv").exists()
-    for figure in figures:
-        assert (output / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-        assert (output / f"{figure}.svg").exists()
-        assert f"({figure}.png)" in (output / "report.md").read_text()
-    assert not list(output.glob("*.part"))
 
 
 def test_each_experiment_asks_a_question_and_takes_options():

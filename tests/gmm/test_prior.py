@@ -365,9 +365,9 @@ def test_fraley_raftery_says_when_rows_are_too_few():
     ("change", "message"),
     [
         ({"concentration": 0.5}, "`prior.concentration` must be at least 1, got 0.5"),
-        ({"shrinkage": -1.0}, "`prior.shrinkage` must be finite and non-negative"),
-        ({"degrees": np.nan}, "`prior.degrees` must be finite and non-negative"),
-        ({"shrinkage": np.ones(3)}, r"`prior.shrinkage` must be one number, got shape \(3,\)"),
+        ({"shrinkage": -1.0}, "`prior.shrinkage` must be finite and at least 0"),
+        ({"degrees": np.nan}, "`prior.degrees` must be finite and at least 0"),
+        ({"shrinkage": np.ones(3)}, r"`prior.shrinkage` must be one real number, got float64 of shape \(3,\)"),
         ({"mean": np.array([np.nan, 0.0])}, "`prior.mean` must be finite"),
         ({"scale": np.diag([1.0, -1e-9])}, "`prior.scale` must be finite, symmetric and positive semi-definite"),
         ({"scale": np.array([[1.0, 2.0], [2.0, 1.0]])}, "`prior.scale` must be finite, symmetric and positive"),

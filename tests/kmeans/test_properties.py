@@ -2,30 +2,18 @@
 
 import functools
 
-import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import SOLVERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import NUM_FEATURES, NUM_ROWS, TURNS, counts, degenerate, generic, matrices, rotation
 
 from jaxmix import Status, as_data, kmeans, rows, solve
 
-NUM_ROWS, NUM_FEATURES = 18, 2
 CLUSTERS = st.sampled_from([1, 3, 6])
-
-coarse = st.integers(-4, 4).map(float)  # many ties and duplicates
-fine = st.floats(-1e3, 1e3, allow_nan=False, allow_subnormal=False, width=32)
-large = st.floats(-1e12, 1e12, allow_nan=False, allow_subnormal=False)
-matrices = st.sampled_from([coarse, fine, large]).flatmap(
-    lambda elements: hnp.arrays(np.float64, (NUM_ROWS, NUM_FEATURES), elements=elements)
-)
-generic = st.integers(0, 2**32 - 1).map(
-    lambda seed: np.random.default_rng(seed).normal(size=(NUM_ROWS, NUM_FEATURES)).round(6)
-)
-counts = hnp.arrays(np.int64, NUM_ROWS, elements=st.integers(0, 3)).filter(lambda w: w.sum() > 0)
-
 
 # Two rows that share a center lie equally far from it: which of them an empty center moves to is decided by
 # rounding. Where a fit is compared with an equivalent one, empty centers therefore stay.
@@ -33,8 +21,9 @@ KEEP = kmeans.KMeans(empty="keep")
 
 
 @functools.cache
-def program(problem=kmeans.KMeans(), max_steps=100):
-    return jax.jit(lambda start, data: solve.run(problem, solve.EM(), start, data, max_steps=max_steps))
+def program(problem=kmeans.KMeans(), max_steps=100, solver="em"):
+    chosen = SOLVERS[solver].solver
+    return jax.jit(lambda start, data: solve.run(problem, chosen, start, data, max_steps=max_steps))
 
 
 def starts(draw, x, k):
@@ -135,3 +124,72 @@ def test_more_steps_and_more_centers_help(case):
     assert long.loss <= short.loss * (1 + 1e-12)
     wider = jnp.concatenate([jnp.asarray(start), jnp.asarray(x[:1])])
     assert kmeans.objective(wider, x, weights=weights) <= kmeans.objective(start, x, weights=weights)
+
+
+@given(case=fits(generic), angle=TURNS)
+def test_turning_the_data_turns_the_centers(case, angle):
+    x, start, weights = case
+    turn = rotation(angle)
+    fit = program(KEEP)(start, as_data(x, weights))
+    turned = program(KEEP)(start @ turn, as_data(x @ turn, weights))
+    np.testing.assert_allclose(turned.params, fit.params @ turn, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(turned.loss, fit.loss, rtol=1e-9, atol=1e-12)
+
+
+@given(case=fits(generic), share=st.floats(0.01, 0.99))
+def test_a_row_may_be_cut_in_two_that_share_its_weight(case, share):
+    x, start, weights = case
+    assume(weights[:-1].any())
+    # The last row makes room: absent in one, part of the first with weight in the other.
+    row = np.flatnonzero(weights[:-1])[0]
+    whole, parts, cut = weights.astype(float), weights.astype(float), x.copy()
+    whole[-1] = 0
+    cut[-1], parts[-1], parts[row] = x[row], share * whole[row], (1 - share) * whole[row]
+    fit, split = program(KEEP)(start, as_data(x, whole)), program(KEEP)(start, as_data(cut, parts))
+    np.testing.assert_allclose(split.params, fit.params, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(split.loss, fit.loss, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(name, marks=[] if name == "squarem" else pytest.mark.slow)
+        for name in SOLVERS
+        if name not in ("em", "stepwise", "stochastic")
+    ],
+)
+@given(case=fits(degenerate))
+def test_every_solver_ends_finite_or_says_why_and_the_monotone_ones_never_rise(solver, case):
+    x, start, weights = case
+    assume(len(start) == 3)
+    fit = program(KEEP, 30, solver)(start, as_data(x, weights))
+    trace = np.asarray(fit.trace)[: int(fit.num_steps) + 1]
+    if fit.status == Status.NONFINITE:
+        assert not np.isfinite(fit.loss)
+        assert np.abs(x).max() > 1e5  # only a gradient's step of its own choice can leave the finite numbers
+        return
+    distances = ((x[:, None] - np.asarray(fit.params)) ** 2).sum(-1)
+    slack = 1e-13 * weights.sum() * np.square(x).max()
+    np.testing.assert_allclose(fit.loss, weights @ distances.min(1), rtol=1e-9, atol=slack)
+    if SOLVERS[solver].monotone:
+        assert (np.diff(trace) <= 1e-9 * trace[0] + slack).all()
+
+
+@functools.cache
+def together(lanes):
+    return jax.jit(lambda starts, data: solve.run_many(KEEP, solve.EM(), starts, data, max_steps=100, lanes=lanes))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@given(case=fits(generic), place=st.integers(0, 3))
+def test_a_fit_is_the_same_alone_and_beside_others_good_or_bad(lanes, case, place):
+    x, start, weights = case
+    assume(len(start) == 3)
+    data = as_data(x, weights)
+    starts = np.stack([x[:3], np.full((3, 2), np.nan), x[3:6], np.full((3, 2), 1e200)])
+    starts[place] = start
+    beside = jax.tree.map(lambda leaf: leaf[place], together(lanes)(starts, data))
+    alone = program(KEEP)(start, data)
+    assert beside.status == alone.status == Status.CONVERGED
+    np.testing.assert_allclose(beside.params, alone.params, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(beside.loss, alone.loss, rtol=1e-9, atol=1e-12)

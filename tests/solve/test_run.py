@@ -231,7 +231,7 @@ def test_check_speaks_of_each_status_and_lets_pass_what_is_allowed():
         ({"max_steps": 2.0}, "`max_steps`"),
         ({"rtol": -1e-3}, "`rtol`"),
         ({"atol": float("nan")}, "`atol`"),
-        ({"rtol": jnp.array([0.1, 0.1])}, "`rtol` must be one number"),
+        ({"rtol": jnp.array([0.1, 0.1])}, "`rtol` must be one real number"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
