@@ -49,6 +49,10 @@ def dot(a: Array, b: Array) -> Array:
 
     Returns:
       Array of shape (M, P).
+
+    Example:
+      >>> dot(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])).item()
+      11.0
     """
     return jnp.dot(a, b, precision=PRECISION)
 
@@ -58,8 +62,15 @@ def safe_divide(numerator: Array, denominator: Array, fallback: Array | float = 
 
     Args:
       numerator: Array of any shape.
-      denominator: Array that broadcasts against it.
-      fallback: what to return where the denominator is zero.
+      denominator: Array of a shape that broadcasts against it.
+      fallback: what to return where the denominator is zero, of shape () or one that broadcasts.
+
+    Returns:
+      Array of the shape that both broadcast to.
+
+    Example:
+      >>> safe_divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
+      [0.5, 0.0]
     """
     zero = denominator == 0
     return jnp.where(zero, fallback, numerator / jnp.where(zero, 1, denominator))

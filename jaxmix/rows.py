@@ -49,6 +49,11 @@ def merge_chunks(function: Callable[[Data], Stats], data: Data, size: int) -> St
 
     Returns:
       What `function` returns for all rows, to rounding.
+
+    Example:
+      >>> from jaxmix import as_data
+      >>> merge_chunks(lambda chunk: jnp.sum(chunk.weights), as_data([[0.0], [1.0], [2.0]]), 2).item()
+      3.0
     """
     return reduce_chunks(lambda _, chunk: function(chunk), data, size)
 
@@ -63,6 +68,12 @@ def reduce_chunks(function: Callable[[Array | int, Data], Stats], data: Data, si
 
     Returns:
       As `merge_chunks` does.
+
+    Example:
+      >>> from jaxmix import as_data
+      >>> data = as_data([[0.0], [1.0], [2.0]])
+      >>> reduce_chunks(lambda start, chunk: jnp.sum(chunk.weights * (start + jnp.arange(2))), data, 2).item()
+      3.0
     """
     num_rows = data.x.shape[0]
     if size >= num_rows:
@@ -90,6 +101,11 @@ def map_chunks(function: Callable[[Array | int, Data], Array], data: Data, size:
 
     Returns:
       Array of shape (N,).
+
+    Example:
+      >>> from jaxmix import as_data
+      >>> map_chunks(lambda _, chunk: 2 * chunk.x[:, 0], as_data([[0.0], [1.0], [2.0]]), 2).tolist()
+      [0.0, 2.0, 4.0]
     """
     num_rows = data.x.shape[0]
     if size >= num_rows:

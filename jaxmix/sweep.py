@@ -23,7 +23,7 @@ class Sweep:
 
     Attributes:
       names: the names of the leading axes of `fits`, in order.
-      values: the values along each, an array each.
+      values: the values along each, arrays of shape (length of the axis, ...).
       fits: what the function returned, a leading axis for each name on every leaf.
 
     Example:
@@ -154,7 +154,7 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
 
     Args:
       function: takes one value of each axis, by name, and returns a pytree, such as a `Fit`; traceable.
-      axes: the values along each axis, by name: arrays with a leading axis.
+      axes: the values along each axis, by name: arrays of shape (length of the axis, ...).
       inner: names of leading axes that the function's own result has, such as "restart" for `fit_all`.
       lanes: how many points are computed side by side, static. A program waits for the slowest of its lanes, and memory
         grows with them. None: one on CPU, all elsewhere.
@@ -232,7 +232,7 @@ def mixtures(
       x: array of shape (N, D), or `Data`.
       ks: the numbers of components.
       families: covariance families.
-      regularizations: what is added to the diagonals of the covariances.
+      regularizations: array of shape (number of values,), what is added to the diagonals of the covariances.
       weights: array of shape (N,), non-negative; None for ones.
       restarts: starts for each point.
       lanes: as in `grid`.

@@ -29,6 +29,12 @@ class Data(NamedTuple):
       weights: Array of shape (N,), non-negative. Weight 0 is a row that is not there, 2 is a row twice.
       origin: Array of shape (D,), the weighted mean of the rows: a point to take sums about, so that float32
         holds far from zero. It belongs to the data, so it is the same for all chunks of one data set.
+
+    Example:
+      >>> from jaxmix import as_data
+      >>> data = as_data([[0.0], [4.0]], weights=[1.0, 3.0])
+      >>> data.x.shape, data.weights.tolist(), data.origin.tolist()
+      ((2, 1), [1.0, 3.0], [3.0])
     """
 
     x: Array
@@ -42,6 +48,11 @@ class Largest(NamedTuple):
     Attributes:
       value: Array of shape (), what is compared; -inf where no row qualifies.
       row: Array of shape (D,), the row that attained it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Largest(jnp.array(1.0), jnp.array([5.0])).merge(Largest(jnp.array(4.0), jnp.array([7.0]))).row.tolist()
+      [7.0]
     """
 
     value: Array
@@ -54,7 +65,12 @@ class Largest(NamedTuple):
 
 
 class Status(enum.IntEnum):
-    """How a fit ended: integers in the arrays, words on the host."""
+    """How a fit ended: integers in the arrays, words on the host.
+
+    Example:
+      >>> Status(1).name, Status(1).sentence
+      ('MAX_STEPS', 'The steps ran out first. Raise `max_steps`, or loosen `rtol` or `atol`.')
+    """
 
     RUNNING = -1
     CONVERGED = 0
@@ -104,6 +120,15 @@ class Fit(NamedTuple):
         without the closing evaluation of the loss.
       trace: Array of shape (max_steps + 1,): entry t is the loss after t steps, so `trace[0]` is that of the
         start and `trace[num_steps]` is `loss`; NaN from there on.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxmix import Status, kmeans
+      >>> fit = kmeans.fit(jax.random.key(0), jnp.arange(6.0)[:, None], 2)
+      >>> fit.params.shape, fit.loss.item(), Status(fit.status.item()).name
+      ((2, 1), 4.0, 'CONVERGED')
+      >>> bool(fit.trace[fit.num_steps] == fit.loss)
+      True
     """
 
     params: Params
@@ -220,19 +245,61 @@ Seeding = Callable[[Array, Data, int], Array]
 
 
 def check(choice: Problem | Solver) -> None:
-    """Calls the `check` of a problem or solver that has one."""
+    """Calls the `check` of a problem or solver that has one.
+
+    Args:
+      choice: a problem or a solver.
+
+    Raises:
+      ValueError: what that check raises.
+
+    Example:
+      >>> from jaxmix import solve
+      >>> check(solve.EM())
+    """
     function = getattr(choice, "check", None)
     if function is not None:
         function()
 
 
 def penalty(problem: Problem, params: Params) -> Array | float:
-    """The part of the objective that is counted once and not per row; zero where a problem defines none."""
+    """The part of the objective that is counted once and not per row; zero where a problem defines none.
+
+    Args:
+      problem: a `Problem`.
+      params: its parameters.
+
+    Returns:
+      Array of shape (), or 0.0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans
+      >>> penalty(kmeans.KMeans(), jnp.zeros((1, 1)))
+      0.0
+    """
     function = getattr(problem, "penalty", None)
     return 0.0 if function is None else function(params)
 
 
 def recentre(problem: Problem, stats: Stats, params: Params, about: Params) -> Stats:
-    """Statistics taken about `params`, now about others; as they are where a problem defines no `recentre`."""
+    """Statistics taken about `params`, now about others; as they are where a problem defines no `recentre`.
+
+    Args:
+      problem: a `Problem`.
+      stats: what its `e_step` returned.
+      params: the parameters that `e_step` was given.
+      about: other parameters.
+
+    Returns:
+      Statistics of the same structure.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans
+      >>> stats = kmeans.e_step(jnp.array([[0.0]]), as_data([[1.0], [2.0]]))
+      >>> recentre(kmeans.KMeans(), stats, jnp.array([[0.0]]), jnp.array([[1.5]])).sums.tolist()
+      [[0.0]]
+    """
     function = getattr(problem, "recentre", None)
     return stats if function is None else function(stats, params, about)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import jaxmix
-import jaxmix.plot
 
 ROOT = Path(jaxmix.__file__).parent
 MODULES = sorted(
@@ -104,36 +103,6 @@ def test_public_names_are_documented(module):
             for method, function in vars(value).items():
                 if inspect.isfunction(function) and not method.startswith("_"):
                     assert inspect.getdoc(function), f"{module}.{name}.{method} has no docstring"
-
-
-# What a user calls owes the whole docstring; contracts, statistics and helpers owe the plain one.
-SHOWN = [
-    (name, value)
-    for face in (
-        jaxmix.kmeans,
-        jaxmix.gmm,
-        jaxmix.gmm.start,
-        jaxmix.metrics,
-        jaxmix.solve,
-        jaxmix.seeding,
-        jaxmix.io,
-        jaxmix.plot,
-    )
-    for name, value in vars(face).items()
-    if not name.startswith("_") and inspect.isfunction(inspect.unwrap(value)) and "jaxmix" in value.__module__
-]
-
-
-@pytest.mark.parametrize(("name", "function"), SHOWN, ids=[name for name, _ in SHOWN])
-def test_functions_of_the_face_show_shapes_an_example_and_annotations(name, function):
-    doc = inspect.getdoc(function) or ""
-    assert ">>>" in doc, f"{name} has no example"
-    if name not in ("best", "fit_all"):  # these say what they change
-        assert "Args:" in doc
-        assert "Returns:" in doc or inspect.signature(function).return_annotation is None
-    signature = inspect.signature(function)
-    assert signature.return_annotation is not inspect.Signature.empty
-    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
 
 
 # Those that compile for long: what they show is in README.md too, which is run.

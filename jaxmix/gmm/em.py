@@ -26,6 +26,14 @@ class Stats(NamedTuple):
     Attributes:
       loss: Array of shape (), minus the evidence: with `Soft`, minus the log-likelihood.
       moments: sums about the means that the E-step saw.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, gmm
+      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> stats = gmm.e_step(mixture, as_data([[1.0], [3.0]]))
+      >>> stats.moments.counts.tolist(), stats.moments.second.ravel().tolist()
+      ([2.0], [10.0])
     """
 
     loss: Array
@@ -146,8 +154,8 @@ def m_step(
     Args:
       stats: what `e_step` returned.
       params: the mixture that `e_step` was given.
-      regularization: added to the diagonals of the covariances, in squared units of x. Above 0 the step is not the
-        maximiser of any bound, and the likelihood may fall a little.
+      regularization: of shape (), added to the diagonals of the covariances, in squared units of x. Above 0 the step
+        is not the maximiser of any bound, and the likelihood may fall a little.
       prior: a conjugate prior, or None for maximum likelihood.
 
     Returns:

@@ -40,10 +40,10 @@ class NormalInverseWishart:
 
     Attributes:
       mean: array of shape (D,), $\mu$.
-      shrinkage: $\kappa \ge 0$, in rows; 0 for a flat prior on the means.
-      degrees: $\nu \ge 0$, in rows.
+      shrinkage: of shape (), $\kappa \ge 0$, in rows; 0 for a flat prior on the means.
+      degrees: of shape (), $\nu \ge 0$, in rows.
       scale: array of shape (D, D), $\Lambda$, symmetric and positive semi-definite, in squared units of x times rows.
-      concentration: $\alpha \ge 1$; 1 is flat.
+      concentration: of shape (), $\alpha \ge 1$; 1 is flat.
 
     References:
       Fraley and Raftery (2007), section 3; Gelman et al. (2013), section 3.6.

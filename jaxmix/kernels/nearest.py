@@ -51,6 +51,12 @@ class Stats(NamedTuple):
       costs: Array of shape (K,), each cluster's share of the loss.
       sums: Array of shape (K, D), the weighted sum of x - u in each cluster, about the centers that the E-step saw.
       farthest: the row that lies farthest from its center, and its squared distance to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans
+      >>> kmeans.e_step(jnp.array([[0.0], [10.0]]), as_data([[1.0], [8.0], [2.0]])).farthest.value.item()
+      4.0
     """
 
     loss: Array

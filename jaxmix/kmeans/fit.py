@@ -36,7 +36,7 @@ def fit_all(
     Takes and raises what `fit` does.
 
     Returns:
-      A `Fit` with a leading axis R on every leaf: R is `restarts`, or the number of starts that `init` holds.
+      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds.
 
     Example:
       >>> import jax, jax.numpy as jnp

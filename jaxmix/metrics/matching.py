@@ -20,7 +20,7 @@ def match(a: ArrayLike | gmm.GMM, b: ArrayLike | gmm.GMM) -> Array:
     Args:
       a: centers of shape (K, D), or a mixture, of which the means are taken. Components that are off (centers at
         infinity, weights of zero) match such before they match others.
-      b: the same for the other fit.
+      b: the same for the other fit, of the same shape.
 
     Returns:
       Array of shape (K,), int32: component `p[k]` of `b` belongs to component k of `a`. All -1 where traced

@@ -153,7 +153,7 @@ class Anderson:
     r"""Anderson acceleration of EM, damped, restarted, and with a loss that never rises.
 
     $$\theta_{t+1} = M(\theta_t) - \sum_j \gamma_j (\Delta\theta_j + \Delta f_j), \qquad
-      \gamma = \arg\min_\gamma |f_t - \textstyle\sum_j \gamma_j \Delta f_j|^2 + \lambda |\gamma|^2$$
+      \gamma = \arg\min_\gamma |f_t - \sum_j \gamma_j \Delta f_j|^2 + \lambda |\gamma|^2$$
 
     in unconstrained coordinates, where $M$ is one step of EM, $f = M(\theta) - \theta$, and the differences are those
     of the last steps. The damping $\lambda$ makes $|\gamma|^2$ the share $\delta = 1 / (1 + 1.2^{25 - s})$ of its

@@ -19,6 +19,10 @@ class Moments(NamedTuple):
       counts: Array of shape (K,), $N_k = \sum_n w_n r_{nk}$.
       first: Array of shape (K, D), $\sum_n w_n r_{nk} (x_n - m_k)$.
       second: the family's own second moments, sums of products of x - m.
+
+    Example:
+      >>> Moments(jnp.array([2.0]), jnp.array([[4.0]]), None).shift.tolist()
+      [[2.0]]
     """
 
     counts: Array
