@@ -119,8 +119,8 @@ class Wall:
     def unconstrain(self, params):
         return params
 
-    def constrain(self, params):
-        return params
+    def constrain(self, free):
+        return free
 
 
 class Cost(NamedTuple):
