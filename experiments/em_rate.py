@@ -165,14 +165,19 @@ def draw(rows: list[dict[str, Any]], paths: list[np.ndarray]) -> Figure:
                 "fillstyle": "none",
             }
             gap = [max(1 - row["rate predicted"], floor) for row in own]
-            axes[0].plot(gap, [max(1 - row["rate measured"], floor) for row in own], label=f"D = {num}", **style)
-            axes[1].plot([max(row["overlap"], 1e-12) for row in own], gap, **style)
+            seen = [1 - row["rate measured"] if row["at rest"] else math.nan for row in own]
+            axes[0].plot(gap, seen, label=f"D = {num}", **style)
+            axes[1].plot([max(row["overlap"], 1e-7) for row in own], gap, **style)
             for row, path in zip(rows, paths, strict=True):
                 if row["D"] == num:
                     axes[2].plot(np.arange(len(path)) + 1, path[:, 0], color=plot.COLOURS[i], linewidth=0.9)
         axes[0].plot([floor, 1], [floor, 1], color="#555555", linewidth=0.8, zorder=0)
         axes[0].set(
-            xscale="log", yscale="log", xlabel="1 - rate, predicted", ylabel="1 - rate, measured", title="rate of EM"
+            xscale="log",
+            yscale="log",
+            xlabel="1 - rate, predicted",
+            ylabel="1 - rate, measured",
+            title="rate of EM, at rest",
         )
         axes[1].set(xscale="log", yscale="log", xlabel="overlap", ylabel="1 - rate, predicted", title="why it is slow")
         axes[2].set(
@@ -236,6 +241,9 @@ others.
 ## Result
 
 ![Rates](rates.png)
+
+On the left are the cells where EM came to rest. In the middle an overlap below 1e-7 is drawn there, and 1 - rate below
+1e-4 likewise.
 
 {report.markdown_table(rows)}
 
