@@ -148,3 +148,11 @@ def test_trials_below_one_are_refused():
 def test_kmeans_parallel_that_draws_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         jax.eval_shape(lambda key: seeding.kmeans_parallel(key, as_data(X), 2, **wrong), jax.random.key(0))
+
+
+def test_greedy_trials_are_judged_by_the_weighted_cost():
+    # With so many trials both other rows are tried: -6 leaves a cost of 100, and 10 leaves 5 x 36.
+    data = as_data([[0.0], [10.0], [-6.0]], [1e6, 1.0, 5.0])
+    for seed in range(5):
+        centers = seeding.kmeans_plus_plus(jax.random.key(seed), data, 2, trials=64)
+        np.testing.assert_array_equal(centers.ravel(), [0.0, -6.0])

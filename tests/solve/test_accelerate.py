@@ -127,6 +127,13 @@ class Cost(NamedTuple):
     loss: jax.Array
 
 
+def test_over_relaxation_goes_on_by_its_factor():
+    solver, problem, data = solve.OverRelaxed(), Wall(), as_data([[0.0]])
+    state = solver.init(problem, jnp.array(1.0), data)._replace(factor=jnp.array(2.0))
+    # EM would go from 1 to 0.9: twice as far is 0.8.
+    np.testing.assert_allclose(solver.step(problem, state, data)[0].params, 0.8)
+
+
 def test_the_reach_of_squarem_opens_where_it_bound_and_closes_after_a_refusal():
     solver, problem, data = solve.Squarem(), Wall(), as_data([[0.0]])
     state = solver.init(problem, jnp.array(1.0), data)

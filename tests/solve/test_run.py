@@ -274,6 +274,9 @@ def test_passes_are_counted_as_documented():
 
     assert passes(solve.EM()) == 1
     assert passes(solve.Gradient(0.1)) == 3
+    # Accelerations: an E-step a step and one for the start; SQUAREM three.
+    assert passes(solve.OverRelaxed()) == passes(solve.Anderson()) == 3 / 2
+    assert passes(solve.Squarem()) == 3
     # Nine batches of 7 for 60 rows, three passes for each row's gradient, and one for the epoch's exact loss.
     np.testing.assert_allclose(passes(solve.Gradient(0.1, batch_size=7, key=jax.random.key(0))), 3 * 63 / num_rows + 1)
 
