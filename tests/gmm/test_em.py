@@ -167,6 +167,15 @@ def test_weights_are_repeated_rows_and_chunks_are_the_whole():
     chex.assert_trees_all_close(whole, chunked, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical])
+def test_the_unit_of_weights_means_nothing_to_the_m_step(family):
+    # 16 rows of weight 1/16: a component whose weight is one to the bit, which is as good as any.
+    labels = np.arange(48) % 3
+    one = gmm.start.from_labels(labels, as_data(X[:48], np.full(48, 1 / 16)), 3, family=family, problem=EXACT)
+    more = gmm.start.from_labels(labels, as_data(X[:48]), 3, family=family, problem=EXACT)
+    chex.assert_trees_all_close(one, more, rtol=1e-12)
+
+
 def test_a_collapsing_component_ends_alone():
     data = DATA
     good = gmm.start.from_labels(np.arange(60) // 20, data, 3, problem=EXACT)

@@ -92,6 +92,22 @@ def test_squarem_that_may_not_reach_takes_two_steps_of_em_a_step():
     np.testing.assert_array_equal(squarem.num_passes, 12)
 
 
+def test_anderson_counts_its_start_and_a_pass_a_step():
+    case = PROBLEMS["gmm_full"]()
+    fit = solve.run(EXACT, solve.Anderson(), jax.tree.map(lambda leaf: leaf[0], case.starts), case.data, max_steps=5)
+    assert (int(fit.num_steps), int(fit.num_passes)) == (5, 6)
+
+
+def test_squarem_extrapolates_nothing_where_one_step_of_em_is_enough():
+    # One cluster: the first step ends at the mean, so r = -v, the length is 1, and the cap has no cause to close.
+    data = as_data([[0.0], [1.0], [5.0]])
+    solver = solve.Squarem()
+    state = solver.init(kmeans.KMeans(), jnp.zeros((1, 1)), data)._replace(reach=jnp.array(4.0))
+    after, _ = solver.step(kmeans.KMeans(), state, data)
+    assert after.reach == 4
+    np.testing.assert_allclose(after.params, 2.0, rtol=1e-15)
+
+
 @pytest.mark.parametrize("solver", [solve.OverRelaxed(50.0, 50.0, 1e6), solve.Squarem(growth=1e6, largest=1e12)])
 def test_a_step_too_far_is_refused_and_the_fit_goes_on(faithful, solver):
     data, start = faithful

@@ -309,6 +309,15 @@ def test_a_rise_is_named_whatever_the_units():
         assert fit.status == Status.LOSS_ROSE
 
 
+def test_floating_leaves_take_the_dtype_of_the_rows():
+    case = PROBLEMS["kmeans"]()
+    expected = solve.run(case.problem, solve.EM(), np.rint(case.starts[0]), case.data, max_steps=3).params
+    for start in (jnp.rint(case.starts[0]).astype(jnp.float32), np.rint(case.starts[0]).astype(int)):
+        params = solve.run(case.problem, solve.EM(), start, case.data, max_steps=3).params
+        assert params.dtype == case.data.x.dtype
+        np.testing.assert_array_equal(params, expected)
+
+
 def test_leaves_that_are_not_floats_keep_their_dtype():
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True)

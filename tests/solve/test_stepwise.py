@@ -149,6 +149,10 @@ def test_lbfgs_on_a_quadratic_ends_at_its_minimum_and_says_so():
         at_rest = solve.run(kmeans.KMeans(), solve.LBFGS(), jnp.zeros((1, 1)), rows, max_steps=9, rtol=rtol)
         assert at_rest.status == Status.CONVERGED
         assert at_rest.num_steps == 1
+    # The step after the one that lands on the minimum finds no gradient there, and says so.
+    landed = solve.run(kmeans.KMeans(), solve.LBFGS(), jnp.full((1, 1), 4.0), rows, max_steps=9).check()
+    last = int(landed.num_steps)
+    assert landed.trace[last] == landed.trace[last - 1] == 2.0 < landed.trace[last - 2]
 
 
 @pytest.mark.parametrize(
