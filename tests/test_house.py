@@ -1,6 +1,7 @@
 """The rules of the house, held by reading the source (docs/design.md)."""
 
 import ast
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -128,3 +129,10 @@ def test_examples_in_docstrings_run(module):
                     seen.add(test.name)
                     runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_dataclasses_are_frozen(module):
+    # Solvers and problems are keys of compiled programs.
+    classes = [value for value in vars(importlib.import_module(module)).values() if dataclasses.is_dataclass(value)]
+    assert all(vars(value)["__dataclass_params__"].frozen for value in classes)
