@@ -23,4 +23,6 @@ def mixture_loss(params: Any, x: Any, weights: Any) -> tuple[float, float, float
     joint = log_weights[on, None] - 0.5 * (squares + determinants[:, None])
     sizes = np.linalg.eigvalsh(covariances)
     loss = -np.asarray(weights, float) @ np.logaddexp.reduce(joint, axis=0)
-    return float(loss), float(sizes.min()), float((sizes[:, -1] / np.maximum(sizes[:, 0], 1e-300)).max())
+    with np.errstate(over="ignore"):
+        condition = (sizes[:, -1] / np.maximum(sizes[:, 0], 1e-300)).max()
+    return float(loss), float(sizes.min()), float(condition)

@@ -104,7 +104,8 @@ def parts(
         return Carry(state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace)
 
     def finish(carry: Carry) -> Fit:
-        params = solver.params(problem, carry.state)
+        # Without the barrier XLA takes log(exp(x)) for x: a scale that overflowed would have a finite loss.
+        params = jax.lax.optimization_barrier(solver.params(problem, carry.state))
         loss = objective(problem, params, data)
         status = jnp.where(carry.status == Status.RUNNING, Status.MAX_STEPS, carry.status)
         return Fit(

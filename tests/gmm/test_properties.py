@@ -64,16 +64,19 @@ def test_a_fit_is_finite_or_says_why_its_loss_is_that_of_its_parameters_and_neve
     assert np.isfinite(fit.params.covariances).all()
     assert not np.isnan(fit.params.log_weights).any()
     np.testing.assert_allclose(np.exp(fit.params.log_weights).sum(), 1, rtol=1e-12)
-    if not np.diagonal(fit.params.covariances, axis1=1, axis2=2).all():
+    variances = np.diagonal(fit.params.covariances, axis1=1, axis2=2)
+    if variances.min() < 1e-200 * variances.max():
         # A likelihood without bound: a gradient follows it until squares underflow, EM stops long before.
         assert solver in ("lbfgs", "gradient_descent", "adam", "stochastic")
         return
     present = weights > 0
-    loss, _, condition = mixture_loss(fit.params, x[present], weights[present])
-    slack = 1e-15 * (1e3 + 100 * condition) * weights.sum()
+    loss, least, condition = mixture_loss(fit.params, x[present], weights[present])
+    # Rounding blurs a narrow direction beside a wide one; where rows are whitened together, a width beside a place.
+    place = np.ptp(x[present], axis=0).max() / np.sqrt(max(least, 1e-300)) if family.startswith("Tied") else 0
+    slack = 1e-15 * (1e3 + 100 * (condition + place)) * weights.sum()
     np.testing.assert_allclose(fit.loss, loss, rtol=1e-10, atol=slack)
     if SOLVERS[solver].monotone:
-        assert fit.status != Status.LOSS_ROSE
+        assert fit.status != Status.LOSS_ROSE or slack > 1e-8 * np.abs(loss)
         assert (np.diff(trace) <= 1e-10 * (np.abs(trace[0]) + np.abs(trace[1:])) + slack).all()
 
 

@@ -309,6 +309,26 @@ def test_a_rise_is_named_whatever_the_units():
         assert fit.status == Status.LOSS_ROSE
 
 
+def test_the_loss_is_that_of_parameters_that_overflowed():
+    # In one program XLA takes log(exp(x)) for x: free coordinates stay finite where the parameters do not.
+    class Unbounded(kmeans.KMeans):
+        def loss(self, params, data):
+            return -jnp.sum(jnp.log(params)) * jnp.sum(data.weights)
+
+        def unconstrain(self, params):
+            return jnp.log(params)
+
+        def constrain(self, free):
+            return jnp.exp(free)
+
+    jax.tree_util.register_dataclass(Unbounded)
+    gradient = solve.Gradient(1e3, optax.sgd)
+    run = jax.jit(lambda start, data: solve.run(Unbounded(), gradient, start, data, max_steps=1))
+    fit = run(jnp.ones((1, 1)), as_data(np.ones((2, 1))))
+    assert np.isinf(fit.params).all()
+    assert (fit.status, fit.loss) == (Status.NONFINITE, -np.inf)
+
+
 def test_floating_leaves_take_the_dtype_of_the_rows():
     case = PROBLEMS["kmeans"]()
     expected = solve.run(case.problem, solve.EM(), np.rint(case.starts[0]), case.data, max_steps=3).params
