@@ -70,7 +70,7 @@ class Bench:
                 program(rate, case.starts, case.data)  # compiles
             seconds, fits = _timed(program, rate, case.starts, case.data)
             results.append(Result(case, method, float(rate), fits, seconds))
-        return min(results, key=lambda result: np.median(np.nan_to_num(np.float64(result.fits.loss), nan=np.inf)))
+        return min(results, key=lambda result: np.median(np.nan_to_num(result.fits.loss, nan=np.inf, posinf=np.inf)))
 
 
 def _timed(program: Callable[..., Fit], *arrays: Any) -> tuple[float, Fit]:
