@@ -24,6 +24,7 @@ ALL = [pytest.param(name, marks=[] if name == "Full" else pytest.mark.slow) for 
 # Every family by EM, and every solver by one family.
 FITTED = [(name, "em") for name in FAMILIES] + [("Diagonal", name) for name in SOLVERS if name != "em"]
 ORDINARY = [("Full", "em"), ("Diagonal", "squarem")]
+GRADIENTS = ("lbfgs", "gradient_descent", "adam", "stochastic")
 PAIRS = [pytest.param(*pair, marks=[] if pair in ORDINARY else pytest.mark.slow) for pair in FITTED]
 
 
@@ -61,19 +62,18 @@ def test_a_fit_is_finite_or_says_why_its_loss_is_that_of_its_parameters_and_neve
         return
     assert np.isfinite(trace).all()
     assert np.isfinite(fit.params.means).all()
-    assert np.isfinite(fit.params.covariances).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.params.covariance))
     assert not np.isnan(fit.params.log_weights).any()
     np.testing.assert_allclose(np.exp(fit.params.log_weights).sum(), 1, rtol=1e-12)
     variances = np.diagonal(fit.params.covariances, axis1=1, axis2=2)
-    if variances.min() < 1e-200 * variances.max():
-        # A likelihood without bound: a gradient follows it until squares underflow, EM stops long before.
-        assert solver in ("lbfgs", "gradient_descent", "adam", "stochastic")
+    if solver in GRADIENTS and (variances.min() < 1e-200 or np.isinf(variances).any()):
+        # A likelihood without bound, or a step too long: squares leave the range of floats. EM stops long before.
         return
     present = weights > 0
     loss, least, condition = mixture_loss(fit.params, x[present], weights[present])
     # Rounding blurs a narrow direction beside a wide one; where rows are whitened together, a width beside a place.
     place = np.ptp(x[present], axis=0).max() / np.sqrt(max(least, 1e-300)) if family.startswith("Tied") else 0
-    slack = 1e-15 * (1e3 + 100 * (condition + place)) * weights.sum()
+    slack = 1e-15 * (1e3 + 100 * min(condition + place, 1e16)) * weights.sum()
     np.testing.assert_allclose(fit.loss, loss, rtol=1e-10, atol=slack)
     if SOLVERS[solver].monotone:
         assert fit.status != Status.LOSS_ROSE or slack > 1e-8 * np.abs(loss)
