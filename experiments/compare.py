@@ -112,6 +112,7 @@ def table_row(result: Result, best_known: float, em: Result) -> dict[str, Any]:
         "reached best": float(np.mean(excess(case, loss, best_known) <= case.reached)),
         "below EM": int(worse.sum()),
         "failed": int((status == Status.NONFINITE).sum()),
+        "out of steps": float(np.mean(status == Status.MAX_STEPS)),
         "above bound": float(finite.min() / case.lower_bound - 1) if case.lower_bound > 0 else float("nan"),
         "steps": float(np.median(fits.num_steps)),
         "passes": float(np.median(fits.num_passes)),

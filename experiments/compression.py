@@ -19,7 +19,7 @@ from rich.progress import track
 
 from experiments import report
 from experiments.data import photograph
-from jaxmix import kmeans, plot
+from jaxmix import Status, kmeans, plot
 
 SHOWN = (2, 4, 16, 64, 256)
 SIZES = {"colours": 1, "patches": 8}
@@ -102,7 +102,8 @@ def coded(name: str, kind: str, k: int, seed: int, sample: int, restarts: int, s
     if len(rows) > sample:
         rows = rows[np.random.default_rng(seed).choice(len(rows), sample, replace=False)]
     start = time.perf_counter()
-    fit = kmeans.fit(jax.random.key(seed), rows, k, restarts=restarts, max_steps=100).check()
+    fit = kmeans.fit(jax.random.key(seed), rows, k, restarts=restarts, max_steps=100)
+    fit = fit.check(allow=[Status.CONVERGED, Status.MAX_STEPS])
     centers = np.asarray(fit.params)
     fitted = time.perf_counter()
     codes = np.asarray(encode(fit.params, vectors))

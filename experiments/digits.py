@@ -253,8 +253,8 @@ def reading(rows: list[dict[str, Any]]) -> str:
     spread = f"from {min(apart):+.2%} to {max(apart):+.2%}"
     return f"""- Mixtures read {best["accuracy"]:.1%} of the held-out digits at best ({setting(best)}),
   scikit-learn's {peer["scikit-learn"]:.1%} ({setting(peer)}), the nearest of {book["K"]} centers
-  a class {book["accuracy"]:.1%}, the nearest class mean {books[0]["accuracy"]:.1%}. Each "best" was chosen on these
-  same digits, so it flatters a little.
+  a class {book["accuracy"]:.1%}, the nearest of {books[0]["K"]} {books[0]["accuracy"]:.1%}.
+  Each "best" was chosen on these same digits, so it flatters a little.
 - jaxmix less scikit-learn at equal settings: {np.mean(apart):+.2%} on average, {spread}. The
   starts differ, and so may the optima; with K = 1 there is one optimum, and the largest difference is {largest:.2%}.
 - All fits take {ours:.1f} s compiled, {first:.1f} s with compilation, and {theirs:.1f} s as loops of scikit-learn. One

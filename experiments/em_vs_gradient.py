@@ -196,12 +196,14 @@ def reading(rows: Sequence[dict[str, Any]]) -> list[str]:
     for model, name in dict.fromkeys((row["model"], row["data"]) for row in rows):
         em, *others = [row for row in rows if (row["model"], row["data"]) == (model, name)]
         for other in others:
+            least = "at least " if other["out of steps"] > 0.5 else ""
             lines.append(
-                f"- {model}, {name}: {other['solver']} took {other['passes'] / em['passes']:.2g} times the passes and "
+                f"- {model}, {name}: {other['solver']} took {least}{other['passes'] / em['passes']:.2g} times the "
+                f"passes and "
                 f"{other['seconds'] / em['seconds']:.2g} times the wall time of {em['solver']}, "
                 f"reached the best from {100 * other['reached best']:.0f} % of the starts "
-                f"({100 * em['reached best']:.0f} %), ended worse than it from {other['below EM']} "
-                f"and failed from {other['failed']}."
+                f"({100 * em['reached best']:.0f} %), ended worse than it from {other['below EM']}, "
+                f"failed from {other['failed']}; {100 * other['out of steps']:.0f} % ran out of steps."
             )
     return lines
 

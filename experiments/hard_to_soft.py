@@ -353,9 +353,7 @@ def draw_annealing(
     return figure
 
 
-def reading(
-    curves: dict[str, list[Point]], critical: dict[str, float], rows: list[dict[str, Any]], options: Options
-) -> list[str]:
+def reading(curves: dict[str, list[Point]], critical: dict[str, float], rows: list[dict[str, Any]]) -> list[str]:
     """What curves and table say, in sentences that are computed from them."""
     lines = []
     for name, points in curves.items():
@@ -454,7 +452,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         report.save_figure(figure, options.output / path, dpi=110)
     plt.close("all")
     report.print_table("Starts that reach the best optimum", rows, console)
-    write_report(options, rows, reading(curves, critical, rows, options))
+    write_report(options, rows, reading(curves, critical, rows))
     console.print(f"Figures, table.csv and report.md are in {options.output}/")
     return rows
 

@@ -62,11 +62,6 @@ SEEDINGS = {
 }
 
 
-def cost(labels: np.ndarray, centers: np.ndarray, x: np.ndarray) -> float:
-    """J of labels and centers that need not belong together."""
-    return float(np.square(x - centers[labels]).sum())
-
-
 def frames(x: np.ndarray, centers: np.ndarray, most: int) -> list[Frame]:
     """The start, and each E-step and M-step until nothing changes, `most` rounds at the most."""
     found = [Frame("start", None, centers, float(kmeans.objective(centers, x)))]
@@ -76,9 +71,9 @@ def frames(x: np.ndarray, centers: np.ndarray, most: int) -> list[Frame]:
         if labels is not None and (new_labels == labels).all():
             break
         labels = new_labels
-        found.append(Frame(f"E-step {turn}", labels, centers, cost(labels, centers, x)))
+        found.append(Frame(f"E-step {turn}", labels, centers, float(kmeans.objective(centers, x, labels))))
         centers = np.asarray(kmeans.update(centers, x, labels))
-        found.append(Frame(f"M-step {turn}", labels, centers, cost(labels, centers, x)))
+        found.append(Frame(f"M-step {turn}", labels, centers, float(kmeans.objective(centers, x, labels))))
     return found
 
 

@@ -1,6 +1,6 @@
 """What does each assumption of K-means cost, and what does a mixture gain? The mouse, and three more shapes.
 
-K-means takes clusters to be round, of one size and of one spread. Each data set breaks one of these.
+K-means takes clusters to be round, of one size and of one spread. Each data set breaks one of these, the mouse two.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
 
 def mouse(rng: np.random.Generator) -> Shape:
-    """A head and two ears, the head of twice their spread and of more rows, and a little noise."""
+    """A head and two ears, the head of two and a half times their spread and of more rows, and a little noise."""
     parts = [((0.5, 0.45), 0.11, 300), ((0.22, 0.8), 0.045, 100), ((0.78, 0.8), 0.045, 100)]
     shape = _round(rng, parts)
     noise = rng.uniform(0, 1, size=(15, 2))
@@ -67,7 +67,7 @@ def unequal_sizes(rng: np.random.Generator) -> Shape:
 
 
 def unequal_spreads(rng: np.random.Generator) -> Shape:
-    """Three clusters of as many rows, one of them eight times as wide."""
+    """Three clusters of as many rows, one of them four and eight times as wide as the others."""
     return _round(rng, [((0.0, 0.0), 1.6, 200), ((3.4, 0.4), 0.2, 200), ((2.6, 2.8), 0.4, 200)])
 
 

@@ -73,7 +73,7 @@ CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Five seedings of K-means: what they cost, and what they save."""
+    """Seedings of K-means: what they cost, and what they save."""
 
     smoke: bool = False
     """Three small data sets, few runs: to see that all works."""

@@ -171,8 +171,8 @@ below each other that have different labels; "pieces" counts connected regions.
 
 {chr(10).join(lines)}
 
-K-means cuts position and colour into cells of one size and shape; a mixture lets a part be wide along one and narrow
-along another, as a sky is.
+K-means measures every part by one round distance; a mixture lets a part be wide along one feature and narrow along
+another, as a sky is.
 """
     report.write_text(options.output / "report.md", text)
 

@@ -280,9 +280,7 @@ def never_wins(results: dict[str, Swept]) -> tuple[int, int]:
     return wrong, points
 
 
-def reading(
-    results: dict[str, Swept], times: list[dict[str, Any]], rows: list[dict[str, Any]], options: Options
-) -> list[str]:
+def reading(results: dict[str, Swept], times: list[dict[str, Any]], options: Options) -> list[str]:
     """What the tables say, in sentences that are computed from them."""
     lines = []
     for name, found in results.items():
@@ -360,7 +358,7 @@ covariance is no number.
 
 ## Reading
 
-{chr(10).join(reading(results, times, rows, options))}
+{chr(10).join(reading(results, times, options))}
 """
     report.write_text(options.output / "report.md", text)
 

@@ -34,7 +34,7 @@ SECTION = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Spherical K-means on the descriptions of SciPy's functions."""
+    """K-means, on rows of length one too, of the descriptions of SciPy's functions."""
 
     smoke: bool = False
     """Three subpackages, two K: to see that all works."""
@@ -248,7 +248,8 @@ def main(options: Options) -> list[dict[str, Any]]:
 subpackages; {len(words)} words that occur in three or more, English stop words apart. Three ways to make vectors of
 them: counts of words, TF-IDF with logarithms of the counts, and that with rows of length one; each in
 {ways["counts"].shape[1]} directions of the largest singular values. On rows of length one |x - m|^2 orders centers as
-the cosine does, up to the centers' own lengths: spherical K-means (Dhillon and Modha 2001). Each is the best of
+the cosine does, up to the centers' own lengths: close to spherical K-means (Dhillon and Modha 2001), whose centers
+have length one too. NMI does not fall to zero for random labels, and grows with K; ARI does. Each is the best of
 {options.restarts} starts by its own J; NMI and ARI are those with the subpackages, which K-means does not see.
 
 ## Result

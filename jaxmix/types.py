@@ -109,7 +109,7 @@ class Fit(NamedTuple):
     """What a run returns; with leading axes (restarts, sweeps) where it was vmapped.
 
     The loss is that of the parameters returned, evaluated afresh: with K-means,
-    `fit.loss == objective(fit.params, x)`.
+    `fit.loss` is `objective(fit.params, x)` to rounding.
 
     Attributes:
       params: pytree, the fitted parameters.

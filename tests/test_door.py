@@ -271,3 +271,13 @@ def test_choices_without_fields_are_told_apart_by_their_types():
         for p in (gmm.Soft(), gmm.Hard())
     ]
     assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_cannot_be_seen_has_no_label_and_no_shares_under_jit(bad):
+    x = np.array([[0.0, 1.0], [bad, 0.0], [3.0, 2.0]])
+    centers = jnp.array([[0.0, 0.0], [3.0, 3.0]])
+    mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), centers, gmm.Full.unit(2, 2, float))
+    assert jax.jit(kmeans.assign)(centers, x).tolist() == [0, -1, 1]
+    assert jax.jit(gmm.predict)(mixture, x).tolist() == [0, -1, 1]
+    assert np.isnan(jax.jit(gmm.responsibilities)(mixture, x)).any(axis=1).tolist() == [False, True, False]

@@ -194,7 +194,8 @@ def predict(params: GMM, x: ArrayLike) -> Array:
       x: array of shape (N, D).
 
     Returns:
-      Array of shape (N,), int32.
+      Array of shape (N,), int32. -1 for a row that has no density: one with NaN or infinity, which is refused unless
+      it is traced.
 
     Raises:
       ValueError: as `log_joint` does.
@@ -209,7 +210,8 @@ def predict(params: GMM, x: ArrayLike) -> Array:
       >>> gmm.predict(mixture, jnp.array([[1.0], [8.0]])).tolist()
       [0, 1]
     """
-    return jnp.argmax(log_joint(params, x), axis=1).astype(jnp.int32)
+    joint = log_joint(params, x)
+    return jnp.where(jnp.isfinite(jnp.max(joint, axis=1)), jnp.argmax(joint, axis=1), -1).astype(jnp.int32)
 
 
 def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:

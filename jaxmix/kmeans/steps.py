@@ -24,7 +24,8 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       x: array of shape (N, D).
 
     Returns:
-      Array of shape (N,), int32, in [0, K). Of equally near centers the first.
+      Array of shape (N,), int32, in [0, K). Of equally near centers the first. -1 for a row with NaN or infinity,
+      which is refused unless it is traced.
 
     Raises:
       ValueError: for a wrong rank or width, or NaN or infinity in concrete `x`.
@@ -39,7 +40,8 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       [0, 1, 0]
     """
     data = door.as_data(x)
-    return nearest.plain(door.as_centers(centers, data), data.x)
+    labels = nearest.plain(door.as_centers(centers, data), data.x)
+    return jnp.where(jnp.all(jnp.isfinite(data.x), axis=1), labels, -1)
 
 
 def objective(
