@@ -313,38 +313,36 @@ def as_centers(centers: ArrayLike, data: Data, name: str = "centers") -> Array:
     return centers.astype(data.x.dtype)
 
 
-def as_integers(value: ArrayLike, name: str) -> Array:
-    """An array of integers.
+def as_codes(labels: ArrayLike, k: int) -> tuple[Array, Array]:
+    """Labels of any shape as int32, moved into [0, K), and for each whether it lay there.
 
     Raises:
-      ValueError: for another dtype.
+      ValueError: for a dtype that is not integer, or a concrete label out of range.
     """
-    integers = as_array(value, name)
-    if not jnp.issubdtype(integers.dtype, jnp.integer):
-        raise ValueError(f"`{name}` must be integers, got {integers.dtype} of shape {integers.shape}.")
-    return jnp.asarray(integers)
+    labels = as_array(labels, "labels")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"`labels` must be integers, got {labels.dtype} of shape {labels.shape}.")
+    labels = jnp.asarray(labels)
+    if is_concrete(labels) and labels.size:
+        with jax.ensure_compile_time_eval():
+            low, high = int(_readable(labels).min()), int(_readable(labels).max())
+        if low < 0 or high >= k:
+            raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
+    valid = labels >= 0
+    if k <= jnp.iinfo(labels.dtype).max:  # or no label of this dtype is as large
+        valid &= labels < k
+    return jnp.clip(labels.astype(jnp.int32), 0, k - 1), valid
 
 
 def as_labels(labels: ArrayLike, data: Data, k: int) -> tuple[Array, Data]:
     """Labels as int32 of shape (N,), and the data; weights are poisoned if a traced label is out of range.
 
-    Args:
-      labels: integer array of shape (N,), each in [0, K).
-      data: the rows.
-      k: the number of components.
-
     Raises:
       ValueError: for another shape, a dtype that is not integer, or a concrete label out of range.
     """
-    labels = as_integers(labels, "labels")
-    if labels.shape != data.x.shape[:1]:
-        raise ValueError(f"`labels` must have shape ({data.x.shape[0]},), one for each row, got {labels.shape}.")
+    codes, valid = as_codes(labels, k)
+    if codes.shape != data.x.shape[:1]:
+        raise ValueError(f"`labels` must have shape ({data.x.shape[0]},), one for each row, got {codes.shape}.")
     if is_concrete(labels):
-        with jax.ensure_compile_time_eval():
-            low, high = int(_readable(labels).min()), int(_readable(labels).max())
-        if low < 0 or high >= k:
-            raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
-        return labels.astype(jnp.int32), data
-    valid = jnp.all((labels >= 0) & (labels < k))
-    labels = jnp.clip(labels.astype(jnp.int32), 0, k - 1)
-    return labels, data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
+        return codes, data
+    return codes, data._replace(weights=jnp.where(jnp.all(valid), data.weights, jnp.nan))

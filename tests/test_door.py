@@ -201,6 +201,8 @@ def test_every_public_function_refuses_what_is_no_mixture(function):
         (lambda: kmeans.update(X[:2], X, np.zeros(6, int), weights=-np.ones(6)), "`weights`"),
         (lambda: kmeans.reconstruct(X[0], [0]), r"`centers` must have shape \(K, D\)"),
         (lambda: kmeans.reconstruct(X, [0.5]), "`labels` must be integers"),
+        (lambda: kmeans.reconstruct(X, [0, len(X)]), rf"`labels` must lie in \[0, {len(X)}\)"),
+        (lambda: kmeans.reconstruct(X, [[-1]]), "got values from -1 to -1"),
         (lambda: kmeans.lower_bound(X, 7), "`k` must be at most"),
         (lambda: as_data(as_data(X), np.ones(6)), "has weights already"),
         (lambda: solve.run(kmeans.KMeans(), solve.EM(), np.zeros((2, 3)), X), "need one width D"),
@@ -280,4 +282,6 @@ def test_a_row_that_cannot_be_seen_has_no_label_and_no_shares_under_jit(bad):
     mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), centers, gmm.Full.unit(2, 2, float))
     assert jax.jit(kmeans.assign)(centers, x).tolist() == [0, -1, 1]
     assert jax.jit(gmm.predict)(mixture, x).tolist() == [0, -1, 1]
+    decoded = jax.jit(lambda x: kmeans.reconstruct(centers, kmeans.assign(centers, x)))(x)
+    np.testing.assert_array_equal(decoded, [[0, 0], [np.nan, np.nan], [3, 3]])
     assert np.isnan(jax.jit(gmm.responsibilities)(mixture, x)).any(axis=1).tolist() == [False, True, False]

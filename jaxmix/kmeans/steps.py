@@ -24,8 +24,8 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       x: array of shape (N, D).
 
     Returns:
-      Array of shape (N,), int32, in [0, K). Of equally near centers the first. -1 for a row with NaN or infinity,
-      which is refused unless it is traced.
+      Array of shape (N,), int32, in [0, K). Of equally near centers the first. -1 for a row at no finite distance
+      from any: one with NaN or infinity, which is refused unless it is traced, or one whose squares overflow.
 
     Raises:
       ValueError: for a wrong rank or width, or NaN or infinity in concrete `x`.
@@ -40,8 +40,7 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       [0, 1, 0]
     """
     data = door.as_data(x)
-    labels = nearest.plain(door.as_centers(centers, data), data.x)
-    return jnp.where(jnp.all(jnp.isfinite(data.x), axis=1), labels, -1)
+    return _labels(door.as_centers(centers, data), data.x)
 
 
 def objective(
@@ -130,10 +129,10 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
       labels: integer array of any shape S, the codes, in [0, K).
 
     Returns:
-      Array of shape S + (D,).
+      Array of shape S + (D,). NaN for a traced label out of range.
 
     Raises:
-      ValueError: if `centers` has no two axes or `labels` are not integers.
+      ValueError: if `centers` has no two axes, or `labels` are not integers or out of range.
 
     References:
       Gersho and Gray (1992), section 10.1: the decoder of a vector quantiser.
@@ -144,10 +143,11 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
       >>> kmeans.reconstruct(jnp.array([[0.0], [10.0]]), jnp.array([1, 0])).ravel().tolist()
       [10.0, 0.0]
     """
-    centers, labels = door.as_floating(centers, "centers"), door.as_integers(labels, "labels")
+    centers = door.as_floating(centers, "centers")
     if centers.ndim != 2:
         raise ValueError(f"`centers` must have shape (K, D), got {centers.shape}.")
-    return centers[labels]
+    codes, valid = door.as_codes(labels, centers.shape[0])
+    return jnp.where(valid[..., None], centers[codes], jnp.nan)
 
 
 def e_step(centers: Array, data: Data) -> Stats:
@@ -255,6 +255,13 @@ def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
     costs = stats.costs + jnp.sum(shift * (2 * stats.sums + counts * shift), axis=1)
     costs = jnp.maximum(costs, 0)  # a cluster on one point may round below
     return stats._replace(loss=jnp.sum(costs), costs=costs, sums=stats.sums + counts * shift)
+
+
+@jax.jit
+def _labels(centers: Array, x: Array) -> Array:
+    distances = linalg.squared_distances(x, centers)
+    found = jnp.argmin(distances, axis=1).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(jnp.min(distances, axis=1)), found, -1)
 
 
 @jax.jit
