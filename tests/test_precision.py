@@ -88,8 +88,8 @@ def test_float32_is_as_near_to_float64_as_the_page_says(model):
             assert found == bound, (offset, condition)
         else:
             assert found <= bound, (offset, condition)
-            # A bound far above what is found would say nothing.
-            assert bound < 300 * max(found, FLOOR), (offset, condition)
+            # A bound far above what is found would say nothing; how XLA is told to optimise may be worth three digits.
+            assert bound < 1000 * max(found, FLOOR), (offset, condition)
 
 
 def table() -> str:
