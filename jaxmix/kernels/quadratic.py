@@ -102,24 +102,32 @@ def keeps(expansion: Expansion) -> Array:
     return expansion.lost <= min(MOST_LOST_EACH * expansion.means.shape[1], MOST_LOST)
 
 
-def features_of(expansion: Expansion, shifted: Array) -> Array:
-    """Products of features, of shape (P, n), from rows about the origin, (n, D)."""
-    columns, ones = shifted.T, jnp.ones((1, shifted.shape[0]), shifted.dtype)
+Features = Array | tuple[Array, Array]
+"""Of rows about the origin: all pairs and 1, (P, n); or the squares and the rows themselves, both (n, D)."""
+
+
+def features_of(expansion: Expansion, shifted: Array) -> Features:
+    """Products of features, from rows about the origin, (n, D)."""
     if not expansion.has_pairs:
-        return jnp.concatenate([jnp.square(columns), columns, ones])
+        # As they lie in memory: turning them would cost as much as both products.
+        return jnp.square(shifted), shifted
     # By row numbers that are known: XLA takes the pieces of a concatenation one number at a time. The last row of pairs
     # with 1 is the features and 1.
-    augmented = jnp.concatenate([columns, ones])
+    augmented = jnp.concatenate([shifted.T, jnp.ones((1, shifted.shape[0]), shifted.dtype)])
     rows, others = np.tril_indices(augmented.shape[0])
     return augmented[rows] * augmented[others]
 
 
-def scores(expansion: Expansion, features: Array) -> Array:
+def scores(expansion: Expansion, features: Features) -> Array:
     """Log densities of shape (K, n), but for the constant of the dimension."""
-    return linalg.dot(expansion.coefficients, features)
+    if not isinstance(features, tuple):
+        return linalg.dot(expansion.coefficients, features)
+    (squares, rows), d = features, expansion.means.shape[1]
+    of_squares, of_rows, constants = jnp.split(expansion.coefficients, [d, 2 * d], axis=1)
+    return linalg.dot(of_squares, squares.T) + linalg.dot(of_rows, rows.T) + constants
 
 
-def moments(expansion: Expansion, shares: Array, features: Array) -> tuple[Array, Array, Array]:
+def moments(expansion: Expansion, shares: Array, features: Features) -> tuple[Array, Array, Array]:
     r"""Counts, and sums of x - m and of its products about the means, from sums about the origin.
 
     $$\sum_n s_n (x_n - m)(x_n - m)^T = \sum_n s_n x'_n x_n'^T - f m'^T - m' f^T - N m' m'^T, \quad
@@ -134,11 +142,14 @@ def moments(expansion: Expansion, shares: Array, features: Array) -> tuple[Array
       Arrays of shapes (K,), (K, D), and (K, D, D), or (K, D) for squares.
     """
     means, num_features = expansion.means, expansion.means.shape[1]
+    if isinstance(features, tuple):
+        products, linear = (linalg.dot(shares, part) for part in features)
+        counts = jnp.sum(shares, axis=1)
+        first = linear - counts[:, None] * means
+        return counts, first, products - 2 * first * means - counts[:, None] * jnp.square(means)
     sums = linalg.dot(shares, features.T)
     products, linear, counts = sums[:, : -num_features - 1], sums[:, -num_features - 1 : -1], sums[:, -1]
     first = linear - counts[:, None] * means
-    if not expansion.has_pairs:
-        return counts, first, products - 2 * first * means - counts[:, None] * jnp.square(means)
     rows, columns = np.tril_indices(num_features)
     places = np.zeros((num_features, num_features), int)
     places[rows, columns] = places[columns, rows] = np.arange(len(rows))
