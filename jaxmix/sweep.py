@@ -196,7 +196,7 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
     try:
         fits = _shaped(jax.block_until_ready(jax.jit(every)(flat)), shape)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
             raise
         side_by_side = f"{min(lanes, num_points)} of {num_points} points side by side"
         raise MemoryError(
