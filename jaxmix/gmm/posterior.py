@@ -92,7 +92,7 @@ def _log_sum_exp(values: Array) -> tuple[Array, Array]:
     peak = jnp.where(jnp.isfinite(peak), peak, 0)
     exponentials = jnp.exp(values - peak[None])
     # Far below what a sum of shares can feel, and their products with rows would be denormal: on some CPUs a product
-    # of matrices takes ten times as long with such numbers in it.
+    # of matrices takes several times as long with such numbers in it.
     limits = jnp.finfo(values.dtype)
     exponentials = jnp.where(exponentials < limits.tiny / limits.eps, 0, exponentials)
     total = jnp.sum(exponentials, axis=0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EXACT, blobs
+from scipy import special
 from sklearn.mixture import GaussianMixture as PeerMixture
 
 from jaxmix import Status, as_data, datasets, gmm, kmeans, rows, solve
@@ -83,6 +84,22 @@ def test_steps_are_those_of_scikit_learn(family, peer_type, num_steps):
 
 X = blobs(60, 2, 3, spread=2.0)
 DATA = as_data(X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shares_are_a_softmax_whose_tiny_ones_are_zero_and_never_denormal(dtype):
+    log_joint = np.linspace(0, 1.2 * np.log(np.finfo(dtype).tiny), 400).reshape(8, 50).T.astype(dtype)
+    evidence, shares = (np.asarray(value) for value in gmm.Soft()(jnp.asarray(log_joint)))
+    rounding = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(
+        evidence, special.logsumexp(log_joint.astype(float), axis=1), rtol=rounding, atol=rounding
+    )
+    # A column is far below the one before it: all shares of a row are told apart.
+    exact = special.softmax(log_joint.astype(float), axis=1)
+    tiny = exact < np.finfo(dtype).tiny / np.finfo(dtype).eps
+    assert 0.1 < tiny.mean() < 0.9
+    assert (shares[tiny] == 0).all()
+    np.testing.assert_allclose(shares[~tiny], exact[~tiny], rtol=1e3 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("posterior", [gmm.Soft(), gmm.Hard(), gmm.Tempered(0.5), gmm.Tempered(3.0)])
