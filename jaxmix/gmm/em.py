@@ -1,6 +1,7 @@
 """EM for Gaussian mixtures: the E-step, the M-step, and the `Problem`."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -68,18 +69,23 @@ def e_step(params: GMM, data: Data | ArrayLike, *, posterior: Posterior = Soft()
 
 @partial(jax.jit, static_argnames="kinds")
 def _statistics(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Stats:
+    return _choose(params, data, posterior, _by_products, _by_differences)
+
+
+def _choose(params: GMM, data: Data, posterior: Posterior, by_products: Callable, by_differences: Callable) -> Any:
+    """Products of features where there are many rows and little is lost by them, else direct differences."""
     # On CPU alone: elsewhere fits run side by side, and a choice by value takes both its ways under `vmap`.
     many = data.x.shape[0] >= quadratic.LEAST_ROWS and jax.default_backend() == "cpu"
     if not (many and hasattr(params.covariance, "expand")):
-        return _by_differences(params, data, posterior)
+        return by_differences(params, data, posterior)
     covariance: Any = params.covariance
     expansion: quadratic.Expansion = covariance.expand(params.means - data.origin[None])
     if expansion.coefficients.shape[1] > quadratic.MOST_PRODUCTS:
-        return _by_differences(params, data, posterior)
+        return by_differences(params, data, posterior)
     return jax.lax.cond(
         jnp.all(quadratic.keeps(expansion) | ~params.is_on),
-        lambda: _by_products(expansion, params, data, posterior),
-        lambda: _by_differences(params, data, posterior),
+        lambda: by_products(expansion, params, data, posterior),
+        lambda: by_differences(params, data, posterior),
     )
 
 
@@ -98,17 +104,12 @@ def _by_differences(params: GMM, data: Data, posterior: Posterior) -> Stats:
 
 def _by_products(expansion: quadratic.Expansion, params: GMM, data: Data, posterior: Posterior) -> Stats:
     """The same where products of features may be summed about the origin of the data."""
-    is_on, covariance = params.is_on[:, None], cast(Any, params.covariance)
-    # What is off may lie anywhere.
-    expansion = expansion._replace(
-        coefficients=jnp.where(is_on, expansion.coefficients, 0), means=jnp.where(is_on, expansion.means, 0)
-    )
-    constants = params.log_weights - 0.5 * params.means.shape[1] * LOG_TWO_PI
+    expansion = _silenced(expansion, params)
+    covariance = cast(Any, params.covariance)
 
     def of_chunk(chunk: Data) -> Stats:
-        features = quadratic.features_of(expansion, chunk.x - chunk.origin[None])
-        joint = quadratic.scores(expansion, features) + constants[:, None]
-        evidence, shares = posterior(joint.T)
+        joint, features = _joint_by_products(expansion, params, chunk)
+        evidence, shares = posterior(joint)
         weighted = (chunk.weights[:, None] * shares).T
         counts, first, products = quadratic.moments(expansion, weighted, features)
         return Stats(-linalg.dot(chunk.weights, evidence), Moments(counts, first, covariance.collect(products)))
@@ -116,8 +117,39 @@ def _by_products(expansion: quadratic.Expansion, params: GMM, data: Data, poster
     return rows.merge_chunks(of_chunk, data, quadratic.chunk_rows(data.x.shape[0], expansion))
 
 
+def _silenced(expansion: quadratic.Expansion, params: GMM) -> quadratic.Expansion:
+    # What is off may lie anywhere.
+    is_on = params.is_on[:, None]
+    return expansion._replace(
+        coefficients=jnp.where(is_on, expansion.coefficients, 0), means=jnp.where(is_on, expansion.means, 0)
+    )
+
+
+def _joint_by_products(expansion: quadratic.Expansion, params: GMM, chunk: Data) -> tuple[Array, quadratic.Features]:
+    """Log joint densities, (n, K), and the products of features that they were made of."""
+    features = quadratic.features_of(expansion, chunk.x - chunk.origin[None])
+    constants = params.log_weights - 0.5 * params.means.shape[1] * LOG_TWO_PI
+    return (quadratic.scores(expansion, features) + constants[:, None]).T, features
+
+
 @partial(jax.jit, static_argnames="kinds")
 def _loss(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Array:
+    return _evidence(params, data, posterior)
+
+
+@jax.custom_jvp
+def _evidence(params: GMM, data: Data, posterior: Posterior) -> Array:
+    """Minus the evidence, as the E-step takes it."""
+    return _choose(params, data, posterior, _loss_by_products, _loss_by_differences)
+
+
+@_evidence.defjvp
+def _evidence_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # From differences alone: derivatives of terms that cancel would lose more than the terms do.
+    return jax.jvp(_loss_by_differences, primals, tangents)
+
+
+def _loss_by_differences(params: GMM, data: Data, posterior: Posterior) -> Array:
     joint = joint_of(params)
 
     # Under `jax.grad` a chunk is computed again rather than stored.
@@ -126,6 +158,15 @@ def _loss(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Arr
         return -linalg.dot(chunk.weights, posterior(joint(chunk.x))[0])
 
     return rows.merge_chunks(of_chunk, data, mixture.chunk_rows(data.x.shape[0], *params.means.shape))
+
+
+def _loss_by_products(expansion: quadratic.Expansion, params: GMM, data: Data, posterior: Posterior) -> Array:
+    expansion = _silenced(expansion, params)
+
+    def of_chunk(chunk: Data) -> Array:
+        return -linalg.dot(chunk.weights, posterior(_joint_by_products(expansion, params, chunk)[0])[0])
+
+    return rows.merge_chunks(of_chunk, data, quadratic.chunk_rows(data.x.shape[0], expansion))
 
 
 @jax.jit

@@ -150,3 +150,16 @@ def test_the_loss_moves_by_less_than_a_fit_takes_for_rounding_also_near_zero():
     assert [kept for kept, _ in found.values()] == [True, True, True, False]
     assert all(error < slack / 2 for kept, error in found.values() if kept)
     assert found[0.1][1] > slack
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_alone_is_that_of_the_statistics_and_its_gradient_is_fishers(family):
+    params, data = case(family, 2)
+    problem = gmm.GaussianMixture()
+    products, differences, _ = both(params, data)
+    np.testing.assert_allclose(problem.loss(params, data), products.loss, rtol=1e-13)
+    value, gradient = jax.value_and_grad(problem.loss)(params, data)
+    np.testing.assert_allclose(value, differences.loss, rtol=1e-13)
+    # Fisher's identity: the gradient of the evidence by a mean is the precision times the sum of r (x - m).
+    expected = -np.linalg.solve(params.covariances, differences.moments.first[..., None])[..., 0]
+    np.testing.assert_allclose(gradient.means, expected, rtol=1e-9, atol=1e-9 * N)
