@@ -134,17 +134,17 @@ def _joint_by_products(expansion: quadratic.Expansion, params: GMM, chunk: Data)
 
 @partial(jax.jit, static_argnames="kinds")
 def _loss(params: GMM, data: Data, posterior: Posterior, *, kinds: tuple) -> Array:
-    return _evidence(params, data, posterior)
+    return _minus_evidence(params, data, posterior)
 
 
 @jax.custom_jvp
-def _evidence(params: GMM, data: Data, posterior: Posterior) -> Array:
+def _minus_evidence(params: GMM, data: Data, posterior: Posterior) -> Array:
     """Minus the evidence, as the E-step takes it."""
     return _choose(params, data, posterior, _loss_by_products, _loss_by_differences)
 
 
-@_evidence.defjvp
-def _evidence_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+@_minus_evidence.defjvp
+def _minus_evidence_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # From differences alone: derivatives of terms that cancel would lose more than the terms do.
     return jax.jvp(_loss_by_differences, primals, tangents)
 

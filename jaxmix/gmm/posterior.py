@@ -21,6 +21,8 @@ class Posterior(Protocol):
 class Soft:
     r"""EM: evidence $\log \sum_k e^{a_k}$ of log joints $a$, responsibilities their softmax.
 
+    Responsibilities below the smallest normal number over the unit of rounding, 1e-31 in float32, are 0.
+
     References:
       Dempster, Laird and Rubin (1977), section 4.3.
 
@@ -91,7 +93,7 @@ def _log_sum_exp(values: Array) -> tuple[Array, Array]:
     peak = jax.lax.stop_gradient(jnp.max(values, axis=0))
     peak = jnp.where(jnp.isfinite(peak), peak, 0)
     exponentials = jnp.exp(values - peak[None])
-    # Far below what a sum of shares can feel, and their products with rows would be denormal: on some CPUs a product
+    # Lost beside any share that a sum can feel, and their products with rows would be denormal: on some CPUs a product
     # of matrices takes several times as long with such numbers in it.
     limits = jnp.finfo(values.dtype)
     exponentials = jnp.where(exponentials < limits.tiny / limits.eps, 0, exponentials)
