@@ -14,11 +14,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxmix import linalg
+from jaxmix import frame, memory
 from jaxmix.types import ArrayLike, Data
-
-MEAN_BLOCK = 200_000
-"""Numbers in a block of rows whose mean is taken at once."""
 
 
 def is_concrete(*values: Any) -> bool:
@@ -58,6 +55,8 @@ def as_array(value: ArrayLike, name: str) -> Array | np.ndarray:
 def as_floating(value: ArrayLike, name: str) -> Array:
     """A floating-point array: integers and booleans become the default float, half precision float32.
 
+    NumPy arrays are copied: the caller may change them while a fit runs.
+
     Args:
       value: anything that `numpy.asarray` reads as numbers, or a JAX array.
       name: what to call it in an error.
@@ -78,7 +77,14 @@ def as_floating(value: ArrayLike, name: str) -> Array:
         dtype = jnp.dtype(jnp.float32)
     elif dtype.itemsize > 8:
         value, dtype = np.asarray(value, np.float64), np.dtype(np.float64)  # NumPy's extended precision, unknown to JAX
-    return jnp.asarray(value, jax.dtypes.canonicalize_dtype(dtype))
+    return _as_jax(value, dtype)
+
+
+def _as_jax(value: Array | np.ndarray, dtype: Any = None) -> Array:
+    """A JAX array that shares no memory with a NumPy array."""
+    if isinstance(value, Array):
+        return value.astype(jax.dtypes.canonicalize_dtype(dtype or value.dtype))
+    return memory.copied(value, dtype)
 
 
 def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
@@ -108,21 +114,15 @@ def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
     if isinstance(x, Data):
         if weights is not None:
             raise ValueError("`x` is a `Data`, which has weights already: give `as_data(x.x, weights)` instead.")
-        return x
+        return memory.without_numpy(x)
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
     if is_concrete(x, weights):
         with jax.ensure_compile_time_eval():
             data = _shaped_data(x, weights)
             _look_at(data)
-            return data._replace(origin=jnp.asarray(_mean(*map(_readable, (data.x, data.weights)))))
+            return data._replace(origin=_as_jax(frame.mean(*map(memory.on_host, (data.x, data.weights)))))
     data = _poisoned(_shaped_data(x, weights))
-    return data._replace(origin=_traced_mean(data.x, data.weights))
-
-
-def _readable(array: Array) -> Any:
-    """The array as NumPy has it where the host holds it, so that nothing is compiled to look at it; else itself."""
-    on_host = array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
-    return np.asarray(array) if on_host else array
+    return data._replace(origin=frame.mean(data.x, data.weights))
 
 
 def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
@@ -132,13 +132,13 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
         raise ValueError(f"`x` must have shape (N, D), got {x.shape}.{hint}")
     if 0 in x.shape:
         raise ValueError(f"`x` must have at least one row and one column, got shape {x.shape}.")
-    origin = jnp.asarray(np.zeros(x.shape[1], x.dtype))
+    origin = memory.copied(np.zeros(x.shape[1], x.dtype))
     if weights is None:
-        return Data(x, jnp.asarray(np.ones(x.shape[0], x.dtype)), origin)
+        return Data(x, memory.copied(np.ones(x.shape[0], x.dtype)), origin)
     weights = as_floating(weights, "weights").astype(x.dtype)
     if weights.shape != x.shape[:1]:
         raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")
-    if is_concrete(weights) and _readable(weights).all():
+    if is_concrete(weights) and memory.on_host(weights).all():
         return Data(x, weights, origin)
     return Data(_silenced(x, weights), weights, origin)
 
@@ -150,7 +150,7 @@ def _silenced(x: Array, weights: Array) -> Array:
 
 
 def _look_at(data: Data) -> None:
-    x, weights = _readable(data.x), _readable(data.weights)
+    x, weights = memory.on_host(data.x), memory.on_host(data.weights)
     # By extremes: NaN is one, and no array of the size of x is made.
     with np.errstate(invalid="ignore"):
         finite = math.isfinite(x.min()) and math.isfinite(x.max())
@@ -178,36 +178,6 @@ def _poisoned(data: Data) -> Data:
     return data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
 
 
-def _mean(x: Any, weights: Any) -> Any:
-    if not isinstance(x, np.ndarray):
-        return _traced_mean(x, weights)
-    pivot = x[np.argmax(weights > 0)]
-    share = weights / weights.sum()
-    size = max(1, MEAN_BLOCK // x.shape[1])
-    total = sum(share[i : i + size] @ (x[i : i + size] - pivot) for i in range(0, len(x), size))
-    return pivot + total
-
-
-@jax.jit
-def _traced_mean(x: Array, weights: Array) -> Array:
-    # About a first row that is there: a plain mean in float32 loses digits far from zero.
-    pivot = x[jnp.argmax(weights > 0)]
-    share = weights / jnp.sum(weights)
-    num_rows, num_features = x.shape
-    size = min(num_rows, max(1, MEAN_BLOCK // num_features))
-
-    # In blocks, as products: a sum over the leading axis of many rows runs at a tenth of the speed on CPU.
-    def add(index: Array, total: Array) -> Array:
-        first = index * size
-        start = jnp.minimum(first, num_rows - size)
-        fresh = start + jnp.arange(size, dtype=start.dtype) >= first
-        part = jnp.where(fresh, jax.lax.dynamic_slice_in_dim(share, start, size), 0)
-        return total + linalg.dot(part, jax.lax.dynamic_slice_in_dim(x, start, size) - pivot[None])
-
-    total = jax.lax.fori_loop(0, -(-num_rows // size), add, jnp.zeros_like(pivot))
-    return pivot + total
-
-
 def check_count(k: int, data: Data, name: str = "k") -> None:
     """Refuses a number of components that the data cannot hold.
 
@@ -218,7 +188,7 @@ def check_count(k: int, data: Data, name: str = "k") -> None:
     num_rows = data.x.shape[0]
     if is_concrete(data.weights):
         with jax.ensure_compile_time_eval():
-            num_rows = int((_readable(data.weights) > 0).sum())
+            num_rows = int((memory.on_host(data.weights) > 0).sum())
     if k > num_rows:
         raise ValueError(f"`{name}` must be at most the number of rows with positive weight, {num_rows}, got {k}.")
 
@@ -234,7 +204,7 @@ def as_count(value: ArrayLike, name: str, *, most: int) -> Array:
         raise ValueError(f"`{name}` must be one integer, got {count.dtype} of shape {count.shape}.")
     if is_concrete(count) and not 1 <= int(count) <= most:
         raise ValueError(f"`{name}` must be between 1 and {most}, got {int(count)}.")
-    return jnp.asarray(count)
+    return _as_jax(count)
 
 
 def check_int(value: Any, name: str, *, least: int) -> int:
@@ -256,7 +226,7 @@ def check_nonnegative(value: ArrayLike, name: str) -> Array:
     """
     check_least(value, name, 0)
     # One dtype, whether 0 or 0.0 was written: each other one would compile anew.
-    return jnp.asarray(value if isinstance(value, Array) else np.asarray(value), jnp.result_type(float))
+    return _as_jax(as_array(value, name), jnp.result_type(float))
 
 
 def check_least(value: ArrayLike, name: str, least: float, *, strictly: bool = False) -> None:
@@ -308,7 +278,7 @@ def as_centers(centers: ArrayLike, data: Data, name: str = "centers") -> Array:
     num_features = data.x.shape[1]
     if centers.ndim != 2 or centers.shape[1] != num_features or centers.shape[0] == 0:
         raise ValueError(f"`{name}` must have shape (K, {num_features}) to match `x`, got {centers.shape}.")
-    if is_concrete(centers) and np.isnan(_readable(centers)).any():
+    if is_concrete(centers) and np.isnan(memory.on_host(centers)).any():
         raise ValueError(f"`{name}` must not hold NaN. If they are those of a fit, see its status.")
     return centers.astype(data.x.dtype)
 
@@ -322,12 +292,12 @@ def as_codes(labels: ArrayLike, k: int) -> tuple[Array, Array]:
     labels = as_array(labels, "labels")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"`labels` must be integers, got {labels.dtype} of shape {labels.shape}.")
-    labels = jnp.asarray(labels)
     if is_concrete(labels) and labels.size:
         with jax.ensure_compile_time_eval():
-            low, high = int(_readable(labels).min()), int(_readable(labels).max())
+            low, high = int(memory.on_host(labels).min()), int(memory.on_host(labels).max())
         if low < 0 or high >= k:
             raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
+    labels = _as_jax(labels)
     valid = labels >= 0
     if k <= jnp.iinfo(labels.dtype).max:  # or no label of this dtype is as large
         valid &= labels < k

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmix import gmm
+from jaxmix import gmm, memory
 from jaxmix.sweep import Sweep
 from jaxmix.types import Data, Fit
 
@@ -35,6 +35,9 @@ TYPES = (
 )
 """What a file may hold besides arrays, numbers, strings, dictionaries, lists and tuples."""
 
+RESERVED = "__metadata__"
+"""What safetensors calls its own entry: no array may bear this name."""
+
 _BLANK = "0" * 64
 
 
@@ -52,7 +55,8 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
     Args:
       path: where to; the suffix `.safetensors` is customary.
       value: a `Fit`, a `Sweep`, a `GMM`, centers, or nested dictionaries (of string keys), lists and tuples of
-        these, of arrays and of numbers. Named tuples and dataclasses of your own, too: `load` wants their types.
+        these, of arrays, numbers, strings and None. Arrays may have any order in memory. Named tuples and dataclasses
+        of your own, too: `load` wants their types.
 
     Raises:
       ValueError: for what is none of these, such as a PRNG key or an array of objects.
@@ -87,11 +91,12 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
       types: named tuples and dataclasses of your own that the file may hold; those of jaxmix are known.
 
     Returns:
-      The value saved, its arrays JAX arrays of the same bits.
+      The value saved, its arrays JAX arrays of the same bits. Arrays of 64 bits are NumPy arrays while
+      `jax_enable_x64` is off.
 
     Raises:
-      LoadError: for a file that is truncated, foreign, newer than this library, or changed since it was saved, a
-        type that is not known, or 64-bit arrays while `jax_enable_x64` is off.
+      LoadError: for a file that is truncated, foreign, newer than this library, or changed since it was saved, or a
+        type that is not known.
       OSError: for a file that cannot be read.
 
     Example:
@@ -131,7 +136,8 @@ def _described(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     """The structure of a value as JSON; its arrays go to `arrays`, each by its name."""
     if value is None:
         return None
-    if isinstance(value, (bool, int, float, str)):
+    # Numbers of NumPy that are Python's too, such as float64, keep their dtype: they are arrays of no axis.
+    if isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic):
         return {"value": value}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
@@ -146,7 +152,7 @@ def _described(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return {type(value).__name__: items}
     array = _numbers(value, name)
     name = name or "value"
-    while name in arrays:
+    while name in arrays or name == RESERVED:
         name += "_"
     arrays[name] = array
     return {"array": name}
@@ -159,15 +165,19 @@ def _fields(value: Any) -> tuple[str, ...] | None:
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    # A copy in order: `ascontiguousarray` would give a number an axis.
     is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    array = None if is_key else np.array(value)
-    if array is None or array.dtype.kind not in "fiub":
+    if np.ma.is_masked(value):
+        raise ValueError(f"The array at `{name or 'value'}` has masked entries. Save its data and its mask.")
+    # Safetensors writes memory as it lies: rows first, little-endian. `ascontiguousarray` would give a number an axis.
+    array = None if is_key else np.array(value, order="C")
+    if array is not None and array.dtype.kind in "fiub" and array.dtype.itemsize <= 8:
+        return array.astype(array.dtype.newbyteorder("<"), copy=False)
+    if array is None or array.dtype.itemsize > 8 or array.dtype.kind not in "fiub":
         where = f"at `{name}` " if name else ""
         raise ValueError(
             f"Only real numbers can be saved, got {type(value).__name__} {where}of dtype "
             f"{getattr(value, 'dtype', None) if array is None else array.dtype}. "
-            "Of a key save jax.random.key_data(key); half precision save as float32."
+            "Of a key save jax.random.key_data(key); bfloat16 save as float32, extended precision as float64."
         )
     return array
 
@@ -224,8 +234,8 @@ def _rebuilt(tree: Any, arrays: dict[str, np.ndarray], known: dict[str, type]) -
         raise LoadError(f"holds a {kind!r}, which this version does not know.")
     array = arrays[content]
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        raise LoadError(f"holds {array.dtype}: turn on `jax_enable_x64` to load it bit for bit.")
-    return jnp.asarray(array)
+        return array  # JAX would cut its bits: it stays NumPy's
+    return memory.copied(array)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ SUM_BLOCK = 1024
 
 
 @jax.jit
-def squared_distances(x: Array, centers: Array) -> Array:
+def squared_distances(x: Array, centers: Array, scale: Array | float = 1.0) -> Array:
     r"""All squared Euclidean distances, from direct differences.
 
     $$d_{nk} = \sum_d (x_{nd} - u_{kd})^2$$
@@ -23,9 +23,10 @@ def squared_distances(x: Array, centers: Array) -> Array:
     Args:
       x: Array of shape (N, D).
       centers: Array of shape (K, D).
+      scale: of shape (), what the differences are multiplied by before they are squared; see `frame.scale_of`.
 
     Returns:
-      Array of shape (N, K), in the dtype of the arguments, in squared units of `x`.
+      Array of shape (N, K), in the dtype of the arguments, in squared units of `x` times `scale`.
 
     Raises:
       ValueError: if the widths differ.
@@ -37,7 +38,8 @@ def squared_distances(x: Array, centers: Array) -> Array:
     """
     if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1]:
         raise ValueError(f"Rows (N, D) and centers (K, D) need one width D, got {x.shape} and {centers.shape}.")
-    return jnp.sum(jnp.square(x[:, None, :] - centers[None, :, :]), axis=-1)
+    scale = jnp.asarray(scale, jnp.result_type(x, centers))
+    return jnp.sum(jnp.square(x[:, None, :] * scale - centers[None, :, :] * scale), axis=-1)
 
 
 def dot(a: Array, b: Array) -> Array:
@@ -74,6 +76,25 @@ def safe_divide(numerator: Array, denominator: Array, fallback: Array | float = 
     """
     zero = denominator == 0
     return jnp.where(zero, fallback, numerator / jnp.where(zero, 1, denominator))
+
+
+def weighted_sum(weights: Array, values: Array) -> Array:
+    r"""The sum $\sum_n w_n v_n$ without the entries of weight 0, which may be infinite or NaN.
+
+    Args:
+      weights: Array of any shape.
+      values: Array of the same shape.
+
+    Returns:
+      Array of shape ().
+
+    Example:
+      >>> weighted_sum(jnp.array([2.0, 0.0]), jnp.array([3.0, -jnp.inf])).item()
+      6.0
+    """
+    # Twice: the slope of an entry that is left out is 0 too.
+    present = weights != 0
+    return jnp.sum(jnp.where(present, weights * jnp.where(present, values, 0), 0))
 
 
 def cholesky(matrices: Array) -> Array:
@@ -209,8 +230,9 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
       [5.0, 2.0]
     """
     num_rows, num_columns = values.shape
-    num_blocks = max(1, num_rows // max(SUM_BLOCK, 16 * k))  # never more room than a sixteenth of the rows
-    block = -(-num_rows // num_blocks)
+    # A power of two, for the index of every row is divided by it; the room is an eighth of the rows or less.
+    block = 1 << (max(SUM_BLOCK, 16 * k) - 1).bit_length()
+    num_blocks = max(1, -(-num_rows // block))
 
     def scatter(values: Array, labels: Array) -> Array:
         slots = labels.astype(jnp.int32) + k * (jnp.arange(num_rows, dtype=jnp.int32) // block)

@@ -177,7 +177,7 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
 
     Args:
       ax: where to draw; it gets a legend of the statuses and how many fits have each.
-      fits: a `Fit`, or one with a leading axis of restarts.
+      fits: a `Fit`, or one with leading axes, such as restarts or those of a sweep.
       best: a loss to draw differences from, on a logarithmic axis; None for the losses themselves.
 
     Returns:
@@ -191,8 +191,9 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
       >>> len(plot.trace(matplotlib.figure.Figure().add_subplot(), fits))
       4
     """
-    losses = np.atleast_2d(np.asarray(fits.trace, float))
-    statuses = np.atleast_1d(np.asarray(fits.status))
+    losses = np.asarray(fits.trace, float)
+    losses = losses.reshape(-1, losses.shape[-1])
+    statuses = np.asarray(fits.status).ravel()
     drawn, named = [], set()
     for losses_of_one, status in zip(losses, statuses, strict=True):
         style = list(Status).index(Status(status)) - 1  # `RUNNING`, which no fit ends with, comes first
@@ -204,8 +205,7 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
         drawn += ax.plot(
             np.arange(len(shown)), shown, color=_colour(style), linestyle=LINES[style % 4], linewidth=1, label=label
         )
-    known = np.flatnonzero(np.isfinite(losses).any(axis=0))
-    ax.set_xlim(0, max(known[-1] if len(known) else 1, 1))
+    ax.set_xlim(0, max(int(np.max(fits.num_steps)), 1))
     ax.set_xlabel("steps")
     ax.set_ylabel("loss" if best is None else "loss above the best")
     if best is not None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix.types import Data, Params, Problem, Stats, check, penalty, recentre
+from jaxmix.types import Data, Params, Problem, Stats, check, in_squared_units, penalty, recentre
 
 
 def merge(left: Stats, right: Stats) -> Stats:
@@ -159,6 +159,11 @@ class Chunked:
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise ValueError(f"`size` must be an integer of at least 1, the rows of a chunk, got {self.size!r}.")
+
+    @property
+    def squared_units(self) -> bool:
+        """As the problem's own."""
+        return in_squared_units(self.problem)
 
     def check(self) -> None:
         """As the problem's own."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, linalg
+from jaxmix import batches, door, frame, linalg
 from jaxmix.types import ArrayLike, Data, Seeding
 
 CHUNK_DISTANCES = 2**20
@@ -39,7 +39,8 @@ def random_rows(key: Array, data: Data, k: int) -> Array:
       (2, 1)
     """
     noise = jax.random.gumbel(key, data.weights.shape, data.weights.dtype)
-    rows = jax.lax.top_k(jnp.log(data.weights) + noise, k)[1]
+    rows = jax.lax.top_k(jnp.log(data.weights) + noise, min(k, data.x.shape[0]))[1]
+    rows = jnp.pad(rows, (0, k - rows.shape[0]), constant_values=0) if k > rows.shape[0] else rows
     return data.x[jnp.where(data.weights[rows] > 0, rows, rows[0])]
 
 
@@ -126,18 +127,19 @@ def kmeans_parallel(
     if rounds < 1 or num_drawn < 1:
         raise ValueError(f"`rounds` and rows in each must be at least 1, got {rounds} and {num_drawn}.")
     x, weights, origin = data
+    scale = _scale(x)
     first_key, key, last_key = jax.random.split(key, 3)
     first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
 
     def draw(closest: Array, points: Array) -> tuple[Array, Array]:
         found = _draw(points, _costs(closest, weights))
-        return jnp.minimum(closest, _nearest(x, x[found])[0]), found
+        return jnp.minimum(closest, _nearest(x, x[found], scale)[0]), found
 
     points = jax.random.uniform(key, (rounds, num_drawn), x.dtype)
-    drawn = jax.lax.scan(draw, _nearest(x, x[first])[0], points)[1]
+    drawn = jax.lax.scan(draw, _nearest(x, x[first], scale)[0], points)[1]
     candidates = x[jnp.concatenate([first, drawn.ravel()])]
     # Of equal candidates the first owns the rows, and the others weigh nothing.
-    owners = _nearest(x, candidates)[1]
+    owners = _nearest(x, candidates, scale)[1]
     owned = linalg.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
     return kmeans_plus_plus(last_key, Data(candidates, owned, origin), k, trials=trials)
 
@@ -229,9 +231,7 @@ def starts(
 @partial(jax.jit, static_argnames=("k", "init", "restarts"))
 def _seed_many(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> Array:
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(restarts))
-    # On CPU one after another: side by side share no work there, and hold as many copies of the distances.
-    lanes = 1 if jax.default_backend() == "cpu" else restarts
-    centers = jax.lax.map(lambda key: init(key, data, k), keys, batch_size=lanes if lanes > 1 else None)
+    centers = batches.map_batches(lambda key: init(key, data, k), keys, batches.num_parallel())
     if centers.shape != (restarts, k, data.x.shape[1]):
         raise ValueError(f"`init` must return shape ({k}, {data.x.shape[1]}), got {centers.shape[1:]}.")
     return centers.astype(data.x.dtype)
@@ -251,6 +251,7 @@ def _one_by_one(
 ) -> Array:
     """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
     x, weights, _ = data
+    scale = _scale(x)
     # All random numbers at once, and flat: the generator is much of what there is to compile. Row i does not depend
     # on K.
     points = jax.random.uniform(key, (k * trials,), x.dtype).reshape(k, trials)
@@ -260,7 +261,7 @@ def _one_by_one(
         chosen, closest = carry
         rows = candidates(points[index], closest, index)
         # Rows that are not there cost nothing, so they are never candidates.
-        nearer = jnp.minimum(closest[None], linalg.squared_distances(x[rows], x))
+        nearer = jnp.minimum(closest[None], linalg.squared_distances(x[rows], x, scale))
         trial = jnp.where(present[None], nearer, 0)
         winner = jnp.argmin(jnp.sum(trial * weights[None], axis=1))
         return chosen.at[index].set(rows[winner]), trial[winner]
@@ -276,11 +277,17 @@ def _costs(closest: Array, weights: Array) -> Array:
     return jnp.where(jnp.any(costs > 0), costs, weights)
 
 
-def _nearest(x: Array, centers: Array) -> tuple[Array, Array]:
+def _scale(x: Array) -> Array | float:
+    """What differences of rows are multiplied by, so that their squares neither underflow nor overflow."""
+    scale = frame.scale_of(x)
+    return 1.0 if scale is None else jnp.asarray(scale)
+
+
+def _nearest(x: Array, centers: Array, scale: Array | float) -> tuple[Array, Array]:
     """Each row's squared distance to the nearest center, and which that is; (N, K) is never stored."""
 
     def of_row(row: Array) -> tuple[Array, Array]:
-        distances = linalg.squared_distances(row[None], centers)[0]
+        distances = linalg.squared_distances(row[None], centers, scale)[0]
         nearest = jnp.argmin(distances)
         return distances[nearest], nearest
 

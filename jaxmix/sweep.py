@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, gmm
+from jaxmix import batches, door, gmm, memory
 from jaxmix.solve.run import best
 from jaxmix.types import ArrayLike, Data, Fit
 
@@ -157,7 +157,7 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
       axes: the values along each axis, by name: arrays of shape (length of the axis, ...).
       inner: names of leading axes that the function's own result has, such as "restart" for `fit_all`.
       lanes: how many points are computed side by side, static. A program waits for the slowest of its lanes, and memory
-        grows with them. None: one on CPU, all elsewhere.
+        grows with them. None: one on CPU, eight elsewhere.
 
     Returns:
       A `Sweep` whose axes are those of `axes`, in order, and then `inner`.
@@ -185,13 +185,13 @@ def grid(function: Callable[..., Any], axes: Mapping[str, ArrayLike], *inner: st
     shape = tuple(value.shape[0] for value in values.values())
     num_points = int(np.prod(shape))
     if lanes is None:
-        lanes = 1 if jax.default_backend() == "cpu" else num_points
+        lanes = batches.num_parallel()
     lanes = door.check_int(lanes, "lanes", least=1)
     indices = jnp.unravel_index(jnp.arange(num_points), shape)
     flat = {name: value[index] for (name, value), index in zip(values.items(), indices, strict=True)}
 
     def every(flat: dict[str, Array]) -> Any:
-        return jax.lax.map(lambda point: function(**point), flat, batch_size=None if lanes == 1 else lanes)
+        return batches.map_batches(lambda point: function(**point), flat, lanes)
 
     try:
         fits = _shaped(jax.block_until_ready(jax.jit(every)(flat)), shape)
@@ -264,7 +264,10 @@ def mixtures(
     if not ks:
         raise ValueError("`ks` must hold at least one number of components.")
     door.check_count(max(ks), data, "max(ks)")
-    axes = {"k": jnp.asarray(ks), "regularization": jnp.asarray(regularizations, data.x.dtype)}
+    axes = {
+        "k": jnp.asarray(ks),
+        "regularization": door.as_floating(regularizations, "regularizations").astype(data.x.dtype),
+    }
 
     def every(family: type[gmm.Covariance]) -> Sweep:
         def fits(k: Array, regularization: Array) -> Fit:
@@ -279,7 +282,7 @@ def mixtures(
 
 
 def _as_axis(value: ArrayLike, name: str) -> Array:
-    values = value if isinstance(value, jax.Array) else jnp.asarray(value)
+    values = value if isinstance(value, jax.Array) else memory.copied(np.asarray(value))
     if values.ndim == 0 or values.shape[0] == 0:
         raise ValueError(f"Axis `{name}` must be an array of at least one value, got shape {values.shape}.")
     return values

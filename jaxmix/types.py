@@ -119,7 +119,7 @@ class Fit(NamedTuple):
       num_passes: Array of shape (), the passes over the data that those steps cost (see `Solver.num_passes`),
         without the closing evaluation of the loss.
       trace: Array of shape (max_steps + 1,): entry t is the loss after t steps, so `trace[0]` is that of the
-        start and `trace[num_steps]` is `loss`; NaN from there on.
+        start and `trace[num_steps]` is `loss`, and so is every later entry.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -185,6 +185,9 @@ class Problem(Protocol):
     rows or chunks: minus a log prior, say. Without it the penalty is zero. And one whose statistics are taken about its
     parameters defines `recentre(stats, params, about)`, the same sums about others: what solvers need that keep
     statistics while the parameters move. Without it statistics are taken to be about nothing.
+
+    A problem whose parameters have the units of the rows, and whose loss has the square of them, sets
+    `squared_units = True`: its fits are then computed in a unit whose squares neither underflow nor overflow.
 
     A problem and a solver may define `check()`, which raises a ValueError for settings that cannot be meant: it is
     called before anything is traced, while they can be looked at.
@@ -280,6 +283,20 @@ def penalty(problem: Problem, params: Params) -> Array | float:
     """
     function = getattr(problem, "penalty", None)
     return 0.0 if function is None else function(params)
+
+
+def in_squared_units(problem: Problem) -> bool:
+    """Whether a problem says that its parameters scale as the rows do, and its loss as their squares.
+
+    Args:
+      problem: a `Problem`.
+
+    Example:
+      >>> from jaxmix import gmm, kmeans
+      >>> in_squared_units(kmeans.KMeans()), in_squared_units(gmm.GaussianMixture())
+      (True, False)
+    """
+    return getattr(problem, "squared_units", False)
 
 
 def recentre(problem: Problem, stats: Stats, params: Params, about: Params) -> Stats:

@@ -5,6 +5,8 @@ import os
 from typing import NamedTuple
 
 import cases
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,11 +170,68 @@ def test_a_crash_leaves_the_old_file_whole(tmp_path, monkeypatch):
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_64_bits_are_not_cut_to_32(tmp_path):
+def test_arrays_of_64_bits_stay_numpy_without_x64(tmp_path):
     path = tmp_path / "saved.safetensors"
-    io.save(path, MIXTURE)
-    with jax.enable_x64(False), pytest.raises(LoadError, match="turn on `jax_enable_x64`"):
-        io.load(path)
+    value = {"float64": np.array([0.1]), "int64": np.array([2**40]), "number": np.float64(0.1)}
+    with jax.enable_x64(False):
+        io.save(path, value)
+        loaded = io.load(path)
+    assert all(isinstance(array, np.ndarray) for array in loaded.values())
+    same(loaded, jax.tree.map(np.asarray, value))
+
+
+def test_arrays_that_do_not_lie_row_by_row_keep_their_places(tmp_path):
+    path = tmp_path / "saved.safetensors"
+    io.save(path, np.arange(6.0).reshape(2, 3).T)
+    assert_array_equal(io.load(path), [[0, 3], [1, 4], [2, 5]])
+
+
+DTYPES = (np.float16, np.float32, np.float64, ">f8", np.int8, ">i4", np.int64, np.uint8, np.bool_)
+
+
+@st.composite
+def strided(draw):
+    """Arrays of up to three axes, of any dtype, order, byte order and stride; some are empty."""
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    size = draw(st.integers(0, 2**16))
+    array = (np.arange(size, size + np.prod(shape, dtype=int)) % 97).astype(dtype).reshape(shape)
+    array = np.asarray(array, order=draw(st.sampled_from("CF")))
+    array = array.transpose(draw(st.permutations(range(array.ndim))))
+    steps = draw(st.lists(st.sampled_from([1, -1, 2]), min_size=array.ndim, max_size=array.ndim))
+    return array[tuple(slice(None, None, step) for step in steps)]
+
+
+KEYS = st.sampled_from(["", "a", "b", "a.b", "a_", "__metadata__", "value", "é"])
+NESTS = st.recursive(
+    strided() | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3) | st.tuples(inner, inner),
+    max_leaves=6,
+)
+
+
+@hypothesis.given(NESTS)
+def test_any_nest_of_arrays_comes_back_equal(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "nest.safetensors"
+    io.save(path, value)
+    loaded = io.load(path)
+    is_leaf = lambda node: node is None or isinstance(node, str)  # noqa: E731
+    assert jax.tree.structure(loaded, is_leaf=is_leaf) == jax.tree.structure(value, is_leaf=is_leaf)
+    for a, b in zip(jax.tree.leaves(loaded, is_leaf=is_leaf), jax.tree.leaves(value, is_leaf=is_leaf), strict=True):
+        if isinstance(b, np.ndarray):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype.newbyteorder("="))
+            assert_array_equal(a, b)
+        else:
+            assert type(a) is type(b)
+            assert a == b or (a != a and b != b)
+
+
+def test_masked_entries_and_extended_precision_are_refused(tmp_path):
+    path = tmp_path / "saved.safetensors"
+    with pytest.raises(ValueError, match="at `a` has masked entries"):
+        io.save(path, {"a": np.ma.array([1.0, 2.0], mask=[False, True])})
+    with pytest.raises(ValueError, match=f"dtype {np.dtype(np.longdouble)}.*extended precision as float64"):
+        io.save(path, np.ones(2, np.longdouble))
 
 
 def test_a_fit_goes_on_from_where_it_was_saved(tmp_path):

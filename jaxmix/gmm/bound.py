@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door
+from jaxmix import door, linalg
 from jaxmix.gmm.given import as_mixture
 from jaxmix.gmm.model import GMM, joint
 from jaxmix.types import ArrayLike, Data
@@ -44,7 +44,8 @@ def complete_log_likelihood(
     data = door.as_data(x, weights)
     params = as_mixture(params, data.x.shape[1])
     labels, data = door.as_labels(labels, data, params.means.shape[0])
-    return jnp.sum(data.weights * jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0])
+    chosen = jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0]
+    return linalg.weighted_sum(data.weights, chosen)
 
 
 def expected_complete_log_likelihood(
@@ -79,9 +80,8 @@ def expected_complete_log_likelihood(
     data = door.as_data(x, weights)
     joint_log = joint(as_mixture(params, data.x.shape[1]), data.x)
     shares = as_responsibilities(resp, joint_log.shape, joint_log.dtype)
-    # 0 times the -inf of a component that is switched off is 0, and so is its slope.
-    known = jnp.where(shares > 0, joint_log, 0)
-    return jnp.sum(data.weights[:, None] * shares * known)
+    # A share of 0 of a component that is switched off, whose joint density is -inf, counts as 0.
+    return linalg.weighted_sum(data.weights[:, None] * shares, joint_log)
 
 
 def elbo(params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -146,8 +146,9 @@ def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     if shares.ndim != 2:
         raise ValueError(f"`resp` must have shape (N, K), got {shares.shape}.")
     shares = as_responsibilities(shares, shares.shape, shares.dtype)
-    rows = jnp.sum(jax.scipy.special.entr(shares), axis=1)
-    return jnp.sum(rows) if weights is None else jnp.sum(door.as_data(shares, weights).weights * rows)
+    # `jax.scipy.special.entr` computes 0 log 0 on the way, which `jax.debug_nans` reports.
+    rows = -jnp.sum(shares * jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
+    return jnp.sum(rows) if weights is None else linalg.weighted_sum(door.as_data(shares, weights).weights, rows)
 
 
 def as_responsibilities(resp: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:

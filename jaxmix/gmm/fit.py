@@ -5,7 +5,7 @@ from functools import partial
 import jax
 from jax import Array
 
-from jaxmix import door, kmeans, seeding
+from jaxmix import batches, door, kmeans, seeding
 from jaxmix.gmm import start
 from jaxmix.gmm.covariance import Covariance, Full
 from jaxmix.gmm.em import GaussianMixture
@@ -48,7 +48,7 @@ def fit_all(
       >>> fits.params.means.shape, fits.loss.shape
       ((4, 2, 2), (4,))
     """
-    data, rtol, atol = check(problem, solver, door.as_data(x, weights), max_steps, rtol, atol)
+    problem, solver, data, rtol, atol = check(problem, solver, door.as_data(x, weights), max_steps, rtol, atol)
     door.check_count(k, data)
     if not (isinstance(family, type) and hasattr(family, "moments")):
         raise ValueError(f"`family` must be a covariance family, such as gmm.Full, got {family!r}.")
@@ -67,7 +67,10 @@ def fit_all(
 
 @partial(jax.jit, static_argnames=("family", "kinds"))
 def _from_centers(centers: Array, data: Data, problem: Problem, *, family: type[Covariance], kinds: tuple) -> GMM:
-    return jax.vmap(lambda u: start.from_centers(u, data, family=family, problem=problem))(centers)
+    def from_centers(centers: Array) -> GMM:
+        return start.from_centers(centers, data, family=family, problem=problem)
+
+    return batches.map_batches(from_centers, centers, batches.num_parallel())
 
 
 def fit(

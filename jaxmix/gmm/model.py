@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg
+from jaxmix import door, linalg, memory
 from jaxmix.gmm.covariance import Covariance, Full
 from jaxmix.gmm.given import as_mixture
 from jaxmix.types import ArrayLike
@@ -153,7 +153,7 @@ def log_likelihood(params: GMM, x: ArrayLike, *, weights: ArrayLike | None = Non
       -1.8379
     """
     data = door.as_data(x, weights)
-    return jnp.sum(data.weights * log_prob(params, data.x))
+    return linalg.weighted_sum(data.weights, log_prob(params, data.x))
 
 
 def responsibilities(params: GMM, x: ArrayLike) -> Array:
@@ -276,8 +276,7 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
     """
     params = as_mixture(params)
     kept = _features(params, features)
-    block = params.covariances[:, kept[:, None], kept[None, :]]
-    return GMM(params.log_weights, params.means[:, kept], Full(linalg.cholesky(block)))
+    return GMM(params.log_weights, params.means[:, kept], Full(_factors_of(params, kept)))
 
 
 def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
@@ -295,7 +294,7 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
       A `GMM` over the other features in ascending order, with a `Full` covariance.
 
     Raises:
-      ValueError: as `marginal` does, if no feature is left, or for values of another shape.
+      ValueError: as `marginal` does, if no feature is left, or for values of another shape or not finite.
 
     References:
       Bishop (2006), equations 2.81 and 2.82.
@@ -315,17 +314,31 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
     left = np.setdiff1d(np.arange(params.means.shape[1]), known)
     if left.size == 0:
         raise ValueError("`features` names all features: none is left to have a distribution.")
-    given = marginal(params, features)
-    covariances = params.covariances
-    cross = covariances[:, known[:, None], left[None, :]]
-    inverse = linalg.inverse_tril(linalg.cholesky(given.covariances))
-    gain = jnp.matmul(inverse, cross, precision=linalg.PRECISION)  # (K, A, B)
+    if door.is_concrete(values) and not np.isfinite(memory.on_host(values)).all():
+        raise ValueError(f"`values` must be finite, got {values}.")
+    # With the known features first, the blocks of the factor are those of the conditional distribution.
+    factors, num = _factors_of(params, np.concatenate([known, left])), known.size
+    given = GMM(params.log_weights, params.means[:, known], Full(factors[:, :num, :num]))
+    inverse = linalg.inverse_tril(factors[:, :num, :num])
     shift = jnp.einsum("kij,kj->ki", inverse, values[None] - given.means, precision=linalg.PRECISION)
-    means = params.means[:, left] + jnp.einsum("kab,ka->kb", gain, shift, precision=linalg.PRECISION)
-    block = covariances[:, left[:, None], left[None, :]]
-    explained = jnp.einsum("kac,kab->kcb", gain, gain, precision=linalg.PRECISION)
+    means = params.means[:, left] + jnp.einsum("kba,ka->kb", factors[:, num:, :num], shift, precision=linalg.PRECISION)
     log_weights = jax.nn.log_softmax(joint(given, values[None])[0])
-    return GMM(log_weights, means, Full(linalg.cholesky(block - explained)))
+    return GMM(log_weights, means, Full(factors[:, num:, num:]))
+
+
+def _factors_of(params: GMM, features: np.ndarray) -> Array:
+    """Lower Cholesky factors of the covariances of some features in this order, (K, A, A), from those of all.
+
+    Nothing is multiplied out: of a variance beside a larger one that would take the digits.
+    """
+    k, num_features = params.means.shape
+    unit = jnp.tile(jnp.eye(num_features, dtype=params.means.dtype), (k, 1))
+    # What a family makes of the unit vectors are the columns of a factor.
+    columns = params.covariance.colour(jnp.repeat(jnp.arange(k), num_features), unit)
+    rows = jnp.swapaxes(columns.reshape(k, num_features, num_features), 1, 2)[:, features]
+    triangular = jnp.swapaxes(jnp.linalg.qr(jnp.swapaxes(rows, 1, 2), mode="r"), 1, 2)
+    signs = jnp.where(jnp.diagonal(triangular, axis1=1, axis2=2) < 0, -1, 1).astype(triangular.dtype)
+    return jnp.tril(triangular * signs[:, None, :])
 
 
 @jax.jit

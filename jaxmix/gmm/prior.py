@@ -262,7 +262,7 @@ def _share(params: GMM) -> Array:
 def _degrees(values: _Values, params: GMM) -> Array:
     """What the prior adds to a component's count where covariances are divided by it, of shape ()."""
     own = params.covariance.prior_degrees(values.degrees, params.means.shape[1])
-    return _share(params) * own + (values.shrinkage > 0)
+    return _share(params) * own + (values.shrinkage > 0).astype(values.shrinkage.dtype)
 
 
 def _pseudo_rows(scale: Array) -> Array:

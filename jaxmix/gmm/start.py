@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, linalg, rows
+from jaxmix import door, linalg, memory, rows
 from jaxmix.gmm.covariance import Covariance, Full, Moments
 from jaxmix.gmm.em import GaussianMixture, Stats
 from jaxmix.gmm.model import GMM
@@ -59,6 +59,7 @@ def from_responsibilities(
     if door.is_concrete(resp) and not bool((resp >= 0).all()):
         raise ValueError("`resp` must be non-negative, and not NaN.")
     log_weights = jnp.zeros(resp.shape[1], data.x.dtype)
+    problem = memory.without_numpy(problem)
     return _maximise(resp, data, log_weights, problem, family=family, kinds=door.kinds(problem))
 
 
@@ -162,6 +163,7 @@ def from_centers(
     data = door.as_data(data)
     centers = door.as_centers(centers, data)
     resp, log_weights = _nearest(centers, data)
+    problem = memory.without_numpy(problem)
     return _maximise(resp, data, log_weights, problem, family=family, kinds=door.kinds(problem))
 
 

@@ -38,6 +38,9 @@ MARGIN = 1024
 CORRECTED_ROWS = 1024
 """Rows labelled by direct differences at a time, where the expansion cannot be trusted."""
 
+PAIRED = 1024
+"""Centers whose gaps are all taken in one product."""
+
 CHUNK_BYTES = {"cpu": 6_000_000, "default": 256_000_000}
 """Room for a chunk: what stays in a CPU's cache; elsewhere, what keeps an accelerator busy."""
 
@@ -300,8 +303,10 @@ def _are_apart(about: Array, squares: Array, is_on: Array) -> Array:
         far = sizes - 2 * linalg.dot(about, center) >= MARGIN * jnp.finfo(about.dtype).eps * sizes
         return jnp.all(far | (indices == index) | ~(on & is_on))
 
-    # Some centers at a time: all pairs of many centers would be more than the rows.
-    pairs = jax.lax.map(is_apart, (about, squares, is_on, indices), batch_size=min(squares.shape[0], 1024))
+    # One product for all pairs; of many centers some at a time, or the pairs would be more than the rows.
+    centers = about, squares, is_on, indices
+    few = squares.shape[0] <= PAIRED
+    pairs = jax.vmap(is_apart)(centers) if few else jax.lax.map(is_apart, centers, batch_size=PAIRED)
     return jnp.all(pairs) & jnp.all(jnp.isfinite(squares) | ~is_on)
 
 

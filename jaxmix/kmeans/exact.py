@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import door, linalg
+from jaxmix import door, frame, linalg
 from jaxmix.kmeans import steps
+from jaxmix.solve.run import in_own_units
 from jaxmix.types import Data, Fit, Status
 
 MAX_PARTITIONS = 2_000_000
@@ -69,7 +70,9 @@ def fit_1d(x: ArrayLike, k: int, *, weights: ArrayLike | None = None) -> Fit:
         raise ValueError(f"`x` must have shape (N,), got {x.shape}. Use x[:, 0], or `kmeans.fit` for more features.")
     data = door.as_data(x[:, None], weights)
     door.check_count(k, data)
-    return _as_fit(_optimal_centers(data, k=k), data)
+    scale = frame.scale_of(data.x)
+    data = frame.scaled_rows(data, scale)
+    return in_own_units(_as_fit(_optimal_centers(data, k=k), data), scale)
 
 
 def brute_force(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None) -> Fit:
@@ -110,7 +113,9 @@ def brute_force(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
             f"`x` has {num_rows} rows: at least {count:.2e} partitions into at most {k} groups, over the limit of "
             f"{MAX_PARTITIONS:.0e}. Use `exact.fit_1d` for one feature, or `kmeans.fit` with many restarts."
         )
-    return _as_fit(_best_of(_partitions(num_rows, k), data, k=k), data)
+    scale = frame.scale_of(data.x)
+    data = frame.scaled_rows(data, scale)
+    return in_own_units(_as_fit(_best_of(_partitions(num_rows, k), data, k=k), data), scale)
 
 
 def _as_fit(centers: Array, data: Data) -> Fit:

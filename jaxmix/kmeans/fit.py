@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, seeding
+from jaxmix import door, frame, seeding
 from jaxmix.kernels import nearest
 from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
-from jaxmix.solve.run import best, check, run_many
+from jaxmix.solve.run import best, check, framed, in_own_units, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
 
@@ -45,17 +45,38 @@ def fit_all(
       >>> fits.params.shape, fits.loss.shape
       ((4, 2, 1), (4,))
     """
-    data, rtol, atol = check(problem, solver, door.as_data(x, weights), max_steps, rtol, atol)
+    fits, scale = _fits(
+        key, door.as_data(x, weights), k, init, restarts, num_active, solver, problem, max_steps, rtol, atol
+    )
+    return in_own_units(fits, scale)
+
+
+def _fits(
+    key: Array,
+    data: Data,
+    k: int,
+    init: Seeding | ArrayLike,
+    restarts: int,
+    num_active: ArrayLike | None,
+    solver: Solver,
+    problem: Problem,
+    max_steps: int,
+    rtol: ArrayLike,
+    atol: ArrayLike,
+) -> tuple[Fit, Array | np.ndarray | None]:
+    """The fits of rows times a scale, and that scale: J may be out of range in the units of the rows."""
+    problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
     door.check_count(k, data)
     starts = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
+    starts, data, atol, scale = framed(problem, starts, data, atol)
     fits = run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
     if not isinstance(problem, KMeans) or problem.empty == "keep":
-        return fits
+        return fits, scale
     lloyd = isinstance(solver, EM)
     if lloyd and door.is_concrete(fits.status, rtol, atol) and not (np.asarray(fits.status).any() or rtol or atol):
         # All are exact fixed points of Lloyd, without an empty cluster that could be filled: nothing to compile.
-        return fits
-    return _filled(fits, data, rtol, atol, lloyd=lloyd)
+        return fits, scale
+    return _filled(fits, data, rtol, atol, lloyd=lloyd), scale
 
 
 def fit(
@@ -101,7 +122,8 @@ def fit(
       atol: absolute tolerance on J per unit of weight.
 
     Returns:
-      A `Fit` whose `params` are the centers, of shape (K, D), and whose `loss` is J.
+      A `Fit` whose `params` are the centers, of shape (K, D), and whose `loss` is J. Rows whose squares are out of the
+      range of their dtype are fitted in another unit: J alone, in squared units of `x`, is then 0 or infinite.
 
     Raises:
       ValueError: naming the argument, for rows, weights, `k`, `init`, a key or tolerances that cannot be meant.
@@ -117,21 +139,10 @@ def fit(
       >>> sorted(fit.params.ravel().tolist()), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    fits = fit_all(
-        key,
-        x,
-        k,
-        weights=weights,
-        init=init,
-        restarts=restarts,
-        num_active=num_active,
-        solver=solver,
-        problem=problem,
-        max_steps=max_steps,
-        rtol=rtol,
-        atol=atol,
+    fits, scale = _fits(
+        key, door.as_data(x, weights), k, init, restarts, num_active, solver, problem, max_steps, rtol, atol
     )
-    return best(fits)
+    return in_own_units(best(fits), scale)
 
 
 def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None) -> Array:
@@ -164,7 +175,8 @@ def lower_bound(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
     """
     data = door.as_data(x, weights)
     door.check_count(k, data)
-    return _lower_bound(data, k)
+    scale = frame.scale_of(data.x)
+    return frame.unscaled(_lower_bound(frame.scaled_rows(data, scale), k), scale, power=2)
 
 
 @partial(jax.jit, static_argnames="lloyd")
@@ -176,16 +188,17 @@ def _filled(fits: Fit, data: Data, rtol: Array, atol: Array, *, lloyd: bool) -> 
         return jnp.any((nearest.sums(params, data).counts == 0) & steps.is_on(params))
 
     empty = jax.lax.cond(
-        exact, lambda _: jnp.array(False), lambda params: jnp.any(jax.vmap(has_empty)(params)), fits.params
+        exact, lambda _: jnp.array(False), lambda params: jnp.any(jax.lax.map(has_empty, params)), fits.params
     )
     return jax.lax.cond(empty, _without_empty, lambda fits, _: fits, fits, data)
 
 
 def _without_empty(fits: Fit, data: Data) -> Fit:
-    params, loss = jax.vmap(steps.fill_empty, in_axes=(0, None))(fits.params, data)
+    params, loss = jax.lax.map(lambda params: steps.fill_empty(params, data), fits.params)
     changed = jnp.any(params != fits.params, axis=(1, 2)) & (fits.status != Status.NONFINITE)
     loss = jnp.where(changed, loss, fits.loss)
-    trace = jax.vmap(lambda trace, last, loss: trace.at[last].set(loss))(fits.trace, fits.num_steps, loss)
+    taken = jnp.arange(fits.trace.shape[1])[None] < fits.num_steps[:, None]
+    trace = jnp.where(taken, fits.trace, loss[:, None])
     params = jnp.where(changed[:, None, None], params, fits.params)
     return fits._replace(params=params, loss=loss, trace=trace)
 

@@ -1,6 +1,7 @@
 """K-means as a `Problem`: Lloyd is `EM()` on it, and every other solver takes it too."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from jax import Array
@@ -46,6 +47,8 @@ class KMeans:
     """
 
     empty: str = dataclasses.field(default="farthest", metadata={"static": True})
+
+    squared_units: ClassVar[bool] = True
 
     def e_step(self, params: Array, data: Data) -> steps.Stats:
         """What `kmeans.e_step` returns, to rounding, by `kernels.nearest`: in one pass, in constant room."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, linalg
+from jaxmix import door, frame, linalg
 from jaxmix.kernels import nearest
 from jaxmix.kernels.nearest import Stats
 from jaxmix.types import ArrayLike, Data
@@ -40,7 +40,10 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       [0, 1, 0]
     """
     data = door.as_data(x)
-    return _labels(door.as_centers(centers, data), data.x)
+    centers = door.as_centers(centers, data)
+    # By the centers: one row far away must not make the squares of the others underflow.
+    scale = frame.scale_of(centers)
+    return _labels(*frame.scaled((centers, data.x), scale))
 
 
 def objective(
@@ -75,11 +78,13 @@ def objective(
       5.0
     """
     data = door.as_data(x, weights)
-    centers = door.as_centers(centers, data)
+    places = door.as_centers(centers, data)
+    scale = frame.scale_of(data.x)
+    places, data = frame.scaled(places, scale), frame.scaled_rows(data, scale)
     if labels is None:
-        return loss(centers, data)
-    labels, data = door.as_labels(labels, data, centers.shape[0])
-    return loss_at(centers, data, labels)
+        return frame.unscaled(loss(places, data), scale, power=2)
+    codes, data = door.as_labels(labels, data, places.shape[0])
+    return frame.unscaled(loss_at(places, data, codes), scale, power=2)
 
 
 def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -112,11 +117,12 @@ def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: Arra
       [1.5, 8.0]
     """
     data = door.as_data(x, weights)
-    start = door.as_centers(centers, data)
+    scale = frame.scale_of(data.x)
+    start, data = frame.scaled(door.as_centers(centers, data), scale), frame.scaled_rows(data, scale)
     labels, data = door.as_labels(labels, data, start.shape[0])
     # Twice: the second time about the means themselves, and so right to the last digit from any centers.
     near = m_step(nearest.statistics(start, data, labels), start, empty="keep")
-    return m_step(nearest.statistics(near, data, labels), near, empty="keep")
+    return frame.unscaled(m_step(nearest.statistics(near, data, labels), near, empty="keep"), scale)
 
 
 def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg
+from jaxmix import door, linalg, memory
 from jaxmix.types import ArrayLike
 
 MOST_LABELS = 2**15
@@ -147,7 +147,7 @@ def _labellings(
     if k > MOST_LABELS:
         raise ValueError(f"There may be at most {MOST_LABELS} labels, since all pairs are counted, got {k}.")
     counts = as_counts(door.as_data(jnp.zeros((labels.shape[1], 1)), weights).weights)
-    labels = jnp.asarray(labels)
+    labels = memory.copied(labels) if isinstance(labels, np.ndarray) else labels
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)  # int8 cannot be compared with 128
     valid = jnp.all((labels >= 0) & (labels < k))

@@ -6,7 +6,7 @@ Lower is better, as in scikit-learn; those of mclust have the other sign.
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, gmm
+from jaxmix import door, gmm, linalg
 from jaxmix.types import ArrayLike, Data
 
 
@@ -36,7 +36,8 @@ def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.aic(mixture, jnp.zeros((2, 1))).item(), 3)
       7.676
     """
-    return -2 * gmm.log_likelihood(params, x, weights=weights) + 2 * params.num_free_parameters
+    log_likelihood = gmm.log_likelihood(params, x, weights=weights)
+    return -2 * log_likelihood + 2 * params.num_free_parameters.astype(log_likelihood.dtype)
 
 
 def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -103,9 +104,9 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       5.062
     """
     data = door.as_data(x, weights)
-    complete = jnp.sum(data.weights * jnp.max(gmm.log_joint(params, data.x), axis=1))
+    complete = linalg.weighted_sum(data.weights, jnp.max(gmm.log_joint(params, data.x), axis=1))
     return -2 * complete + _schwarz(params, data)
 
 
 def _schwarz(params: gmm.GMM, data: Data) -> Array:
-    return params.num_free_parameters * jnp.log(jnp.sum(data.weights))
+    return params.num_free_parameters.astype(data.x.dtype) * jnp.log(jnp.sum(data.weights))

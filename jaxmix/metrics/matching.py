@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxmix import door, gmm, linalg
+from jaxmix import door, frame, gmm, linalg
 from jaxmix.types import ArrayLike
 
 
@@ -45,19 +45,21 @@ def match(a: ArrayLike | gmm.GMM, b: ArrayLike | gmm.GMM) -> Array:
 
 def _places(value: ArrayLike | gmm.GMM, name: str) -> tuple[Array, Array]:
     mixture = isinstance(value, gmm.GMM)
-    points = value.means if mixture else door.as_floating(value, name)
+    points = door.as_floating(value.means if mixture else value, name)
     if points.ndim != 2 or points.size == 0:
         raise ValueError(f"`{name}` must be centers of shape (K, D) or a mixture, got shape {points.shape}.")
     if door.is_concrete(points) and np.isnan(np.asarray(points)).any():
         raise ValueError(f"`{name}` must be numbers, but it holds NaN: did its fit fail?")
     on = ~jnp.isinf(points).any(axis=1)
-    return points, on & value.is_on if mixture else on
+    return points, on & ~jnp.isneginf(door.as_floating(value.log_weights, name)) if mixture else on
 
 
 @jax.jit
 def _assignment(a: Array, a_on: Array, b: Array, b_on: Array) -> Array:
     both, unequal = a_on[:, None] & b_on[None, :], a_on[:, None] != b_on[None, :]
-    costs = linalg.squared_distances(jnp.where(a_on[:, None], a, 0), jnp.where(b_on[:, None], b, 0))
+    a, b = jnp.where(a_on[:, None], a, 0), jnp.where(b_on[:, None], b, 0)
+    scale = frame.scale_of(jnp.concatenate([a, b]))  # of costs alone, which have no other use
+    costs = linalg.squared_distances(a, b, 1.0 if scale is None else scale)
     # With the largest cost for one on and one off, two such pairs never beat one of both on and one of both off.
     largest = jnp.max(jnp.where(both, costs, 0))
     costs = jnp.where(both, costs, jnp.where(unequal, jnp.where(largest > 0, largest, 1), 0))

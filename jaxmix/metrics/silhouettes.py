@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg
+from jaxmix import door, frame, linalg
 from jaxmix.metrics.agreement import as_counts
 from jaxmix.types import ArrayLike, Data
 
@@ -90,6 +90,7 @@ def _clustered(
     data = door.as_data(x, weights)
     data = data._replace(weights=as_counts(data.weights))
     labels, data = door.as_labels(labels, data, k)
+    data = frame.scaled_rows(data, frame.scale_of(data.x))  # a silhouette has no unit
     if door.is_concrete(labels, data.weights):
         held = np.unique(np.asarray(labels)[np.asarray(data.weights) > 0])
         if held.size < 2:

@@ -205,9 +205,11 @@ def _update(
     gradient: Params,
     value_fn: Callable[[Params], Array],
 ) -> tuple[Params, Any]:
-    updates, optimizer_state = optimizer.update(
-        gradient, state.optimizer, state.free, value=value, grad=gradient, value_fn=value_fn
-    )
+    # Optax counts its steps in integers, and multiplies by them, which a user's "strict" promotion would reject.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer_state = optimizer.update(
+            gradient, state.optimizer, state.free, value=value, grad=gradient, value_fn=value_fn
+        )
     return optax.apply_updates(state.free, updates), optimizer_state
 
 

@@ -117,7 +117,7 @@ class LBFGS:
             decrement=jnp.where(at_rest, 0, decrement).astype(state.decrement.dtype),
             fresh=~lower,
             stuck=~lower & state.fresh,
-            passes=state.passes + GRADIENT_PASSES * search.info.num_linesearch_steps,
+            passes=state.passes + GRADIENT_PASSES * jnp.asarray(search.info.num_linesearch_steps, state.passes.dtype),
         )
         return after, state.value * total_weight
 

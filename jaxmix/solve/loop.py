@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxmix.batches import map_batches
 from jaxmix.types import Data, Fit, Params, Problem, Progress, Solver, State, Status, penalty
-
-LANES_ON_CPU = 1
-"""Fits side by side on CPU, unless given; elsewhere all."""
 
 
 class Carry(NamedTuple):
@@ -21,7 +19,7 @@ class Carry(NamedTuple):
       previous: Array of shape (), the loss one step before.
       status: Array of shape (), int32 `Status`.
       num_steps: Array of shape (), int32.
-      trace: Array of shape (max_steps + 1,), the losses so far, then NaN.
+      trace: Array of shape (max_steps + 1,), the losses so far, then zeros.
     """
 
     state: State
@@ -88,7 +86,7 @@ def parts(
             previous=jnp.array(jnp.inf, loss_type),
             status=jnp.array(Status.RUNNING, jnp.int32),
             num_steps=jnp.array(0, jnp.int32),
-            trace=jnp.full(max_steps + 1, jnp.nan, loss_type),
+            trace=jnp.zeros(max_steps + 1, loss_type),
         )
 
     def running(carry: Carry) -> Array:
@@ -114,7 +112,7 @@ def parts(
             status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
             num_steps=carry.num_steps,
             num_passes=jnp.asarray(solver.num_passes(carry.state, carry.num_steps), loss_type),
-            trace=carry.trace.at[carry.num_steps].set(loss),
+            trace=jnp.where(jnp.arange(max_steps + 1) < carry.num_steps, carry.trace, loss),
         )
 
     return Parts(begin, running, body, finish)
@@ -128,14 +126,12 @@ def one(fit: Parts, start: Params) -> Fit:
 def many(fit: Parts, starts: Params, lanes: int) -> Fit:
     """Fits from all starts (R, ...), in their order, `lanes` of them side by side.
 
-    As many lanes as starts is a plain `vmap`, in which every lane waits for the slowest. Fewer are a work queue in one
-    `while_loop`: a lane whose fit has ended hands it over, and takes the next start.
+    A work queue in one `while_loop`: a lane whose fit has ended hands it over, and takes the next start. The number of
+    lanes is `lanes` also where there are fewer starts, so that a fit's bits do not depend on how many there are.
     """
     num_starts = jax.tree.leaves(starts)[0].shape[0]
     if lanes == 1:
         return jax.lax.map(lambda start: one(fit, start), starts)
-    if lanes >= num_starts:
-        return jax.vmap(lambda start: one(fit, start))(starts)
     begin, body, running = jax.vmap(fit.begin), jax.vmap(fit.body), jax.vmap(fit.running)
 
     def fresh(index: Array) -> Carry:
@@ -163,7 +159,7 @@ def many(fit: Parts, starts: Params, lanes: int) -> Fit:
     ended = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], num_starts, axis=0), carry)
     queue = (index, jnp.int32(lanes), carry, ended)
     ended = jax.lax.while_loop(lambda queue: jnp.any(queue[0] < num_starts), step, queue)[3]
-    return jax.lax.map(fit.finish, ended, batch_size=lanes)
+    return map_batches(fit.finish, ended, lanes)
 
 
 def _where(chosen: Array, new: Carry, old: Carry) -> Carry:

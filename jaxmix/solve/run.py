@@ -4,11 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxmix import door
+from jaxmix import batches, door, frame, memory
 from jaxmix.solve import loop
-from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Solver, Status
+from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Solver, Status, in_squared_units
 from jaxmix.types import check as check_settings
 
 
@@ -54,9 +55,11 @@ def run(
       >>> fit.params.ravel().tolist(), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
+    problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
+    params, data, atol, scale = framed(problem, _as_params(params, data), data, atol)
     kinds = door.kinds(problem, solver)
-    return _run(problem, solver, _as_params(params, data), data, rtol, atol, max_steps=max_steps, kinds=kinds)
+    fit = _run(problem, solver, params, data, rtol, atol, max_steps=max_steps, kinds=kinds)
+    return in_own_units(fit, scale)
 
 
 def run_many(
@@ -73,7 +76,7 @@ def run_many(
     """`run` from many starts: every fit with its own status, none costing another anything but time.
 
     Under `vmap` every lane would wait for the slowest fit. Here a lane whose fit has ended takes the next start, all in
-    one `while_loop`, so that the steps done are those that the fits needed. As many lanes as starts is plain `vmap`.
+    one `while_loop`, so that the steps done are those that the fits needed.
 
     Args:
       problem: as in `run`.
@@ -83,8 +86,8 @@ def run_many(
       max_steps: as in `run`.
       rtol: as in `run`.
       atol: as in `run`.
-      lanes: how many fits are computed side by side, static. None: one on CPU, all elsewhere. It changes the results by
-        rounding at most.
+      lanes: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is. It
+        changes the results by rounding at most. For a given number, fit i has the same bits for every R.
 
     Returns:
       A `Fit` with a leading axis R on every leaf, in the order of the starts.
@@ -100,16 +103,32 @@ def run_many(
       >>> fits.loss.tolist()
       [1.0, 1.0]
     """
-    data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
-    starts = _as_params(starts, data)
+    problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
+    starts, data, atol, scale = framed(problem, _as_params(starts, data), data, atol)
     shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
     if lanes is None:
-        lanes = loop.LANES_ON_CPU if jax.default_backend() == "cpu" else shapes[0][0]
+        lanes = batches.num_parallel()
     lanes = door.check_int(lanes, "lanes", least=1)
     kinds = door.kinds(problem, solver)
-    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, lanes=lanes, kinds=kinds)
+    fits = _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, lanes=lanes, kinds=kinds)
+    return in_own_units(fits, scale)
+
+
+def in_own_units(fit: Fit, scale: Array | np.ndarray | None) -> Fit:
+    """A K-means fit of rows times a scale, in the units of the rows themselves."""
+    loss, trace = frame.unscaled((fit.loss, fit.trace), scale, power=2)
+    return fit._replace(params=frame.unscaled(fit.params, scale), loss=loss, trace=trace)
+
+
+def framed(
+    problem: Problem, params: Params, data: Data, atol: Array
+) -> tuple[Params, Data, Array, Array | np.ndarray | None]:
+    """Parameters, rows and tolerance in a unit whose squares neither underflow nor overflow, and that scale."""
+    scale = frame.scale_of(data.x) if in_squared_units(problem) else None
+    atol = frame.scaled(frame.scaled(atol, scale), scale)
+    return frame.scaled(params, scale), frame.scaled_rows(data, scale), atol, scale
 
 
 def best(fits: Fit) -> Fit:
@@ -141,8 +160,8 @@ def _best(fits: Fit) -> Fit:
 
 def check(
     problem: Problem, solver: Solver, data: Data | ArrayLike, max_steps: int, rtol: ArrayLike, atol: ArrayLike
-) -> tuple[Data, Array, Array]:
-    """The door of every fit: what `run` is given, as arrays of one dtype, or refused."""
+) -> tuple[Problem, Solver, Data, Array, Array]:
+    """Validates the arguments of `run`, and returns them as JAX arrays that share no memory with NumPy's."""
     for name, value, contract in (("problem", problem, Problem), ("solver", solver, Solver)):
         if isinstance(value, type) or not isinstance(value, contract):
             raise ValueError(f"`{name}` lacks functions of the contract `{contract.__name__}`: got {value!r}.")
@@ -150,7 +169,7 @@ def check(
     check_settings(solver)
     door.check_int(max_steps, "max_steps", least=0)
     rtol, atol = door.check_nonnegative(rtol, "rtol"), door.check_nonnegative(atol, "atol")
-    return door.as_data(data), rtol, atol
+    return memory.without_numpy(problem), memory.without_numpy(solver), door.as_data(data), rtol, atol
 
 
 def _as_params(params: Params, data: Data) -> Params:

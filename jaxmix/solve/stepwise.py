@@ -104,7 +104,7 @@ class Stepwise:
 
         def body(carry: tuple[Params, Stats, Array], rows: Array) -> tuple[tuple[Params, Stats, Array], None]:
             params, stats, num_batches = carry
-            rate = (num_batches + 2.0) ** -jnp.asarray(self.decay, data.x.dtype)
+            rate = (num_batches + 2).astype(data.x.dtype) ** -jnp.asarray(self.decay, data.x.dtype)
             seen = blend(stats, problem.e_step(params, minibatch.take(data, rows)), rate)
             moved = problem.m_step(seen, params)
             return (moved, recentre(problem, seen, params, moved), num_batches + 1), None
