@@ -12,7 +12,7 @@ SUM_BLOCK = 1024
 
 
 @jax.jit
-def squared_distances(x: Array, centers: Array, scale: Array | float = 1.0) -> Array:
+def squared_distances(x: Array, centers: Array, scale: Array | None = None) -> Array:
     r"""All squared Euclidean distances, from direct differences.
 
     $$d_{nk} = \sum_d (x_{nd} - u_{kd})^2$$
@@ -23,7 +23,7 @@ def squared_distances(x: Array, centers: Array, scale: Array | float = 1.0) -> A
     Args:
       x: Array of shape (N, D).
       centers: Array of shape (K, D).
-      scale: of shape (), what the differences are multiplied by before they are squared; see `frame.scale_of`.
+      scale: of shape (), what rows and centers are multiplied by; see `frame.scale_of`. None for 1.
 
     Returns:
       Array of shape (N, K), in the dtype of the arguments, in squared units of `x` times `scale`.
@@ -38,8 +38,9 @@ def squared_distances(x: Array, centers: Array, scale: Array | float = 1.0) -> A
     """
     if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1]:
         raise ValueError(f"Rows (N, D) and centers (K, D) need one width D, got {x.shape} and {centers.shape}.")
-    scale = jnp.asarray(scale, jnp.result_type(x, centers))
-    return jnp.sum(jnp.square(x[:, None, :] * scale - centers[None, :, :] * scale), axis=-1)
+    if scale is not None:
+        x, centers = x * scale, centers * scale
+    return jnp.sum(jnp.square(x[:, None, :] - centers[None, :, :]), axis=-1)
 
 
 def dot(a: Array, b: Array) -> Array:

@@ -127,7 +127,7 @@ def kmeans_parallel(
     if rounds < 1 or num_drawn < 1:
         raise ValueError(f"`rounds` and rows in each must be at least 1, got {rounds} and {num_drawn}.")
     x, weights, origin = data
-    scale = _scale(x)
+    scale = frame.scale_of(x)
     first_key, key, last_key = jax.random.split(key, 3)
     first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
 
@@ -251,7 +251,7 @@ def _one_by_one(
 ) -> Array:
     """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
     x, weights, _ = data
-    scale = _scale(x)
+    scale = frame.scale_of(x)
     # All random numbers at once, and flat: the generator is much of what there is to compile. Row i does not depend
     # on K.
     points = jax.random.uniform(key, (k * trials,), x.dtype).reshape(k, trials)
@@ -277,13 +277,7 @@ def _costs(closest: Array, weights: Array) -> Array:
     return jnp.where(jnp.any(costs > 0), costs, weights)
 
 
-def _scale(x: Array) -> Array | float:
-    """What differences of rows are multiplied by, so that their squares neither underflow nor overflow."""
-    scale = frame.scale_of(x)
-    return 1.0 if scale is None else jnp.asarray(scale)
-
-
-def _nearest(x: Array, centers: Array, scale: Array | float) -> tuple[Array, Array]:
+def _nearest(x: Array, centers: Array, scale: Array | None) -> tuple[Array, Array]:
     """Each row's squared distance to the nearest center, and which that is; (N, K) is never stored."""
 
     def of_row(row: Array) -> tuple[Array, Array]:

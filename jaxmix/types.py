@@ -291,6 +291,9 @@ def in_squared_units(problem: Problem) -> bool:
     Args:
       problem: a `Problem`.
 
+    Returns:
+      A bool; False where the problem says nothing.
+
     Example:
       >>> from jaxmix import gmm, kmeans
       >>> in_squared_units(kmeans.KMeans()), in_squared_units(gmm.GaussianMixture())

@@ -94,6 +94,28 @@ def test_a_restart_is_the_same_fit_to_the_bit_whatever_their_number(family):
     assert len(np.unique(fits[5].trace[:, 0])) >= 3
 
 
+@pytest.mark.parametrize("family", [gmm.Diagonal, gmm.Spherical])
+def test_starts_of_mixtures_have_the_same_bits_whatever_their_number(family):
+    x = np.asarray(rows()[:300, :5])
+    fits = [gmm.fit_all(KEY, x, 4, family=family, restarts=restarts, max_steps=0) for restarts in (3, 8)]
+    jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:3]), *fits)
+
+
+@pytest.mark.parametrize("family", [gmm.Diagonal, pytest.param(gmm.Full, marks=pytest.mark.slow)])
+def test_fits_side_by_side_have_the_same_bits_whatever_their_number(family):
+    x = np.asarray(rows()[:300, :5])
+    centers = jnp.stack([x[i : i + 4] for i in range(9)])
+    starts = jax.vmap(lambda u: gmm.start.from_centers(u, x, family=family))(centers)
+
+    def fits(num):
+        some = jax.tree.map(lambda leaf: leaf[:num], starts)
+        return solve.run_many(gmm.GaussianMixture(), solve.EM(), some, x, lanes=4, max_steps=10)
+
+    many = fits(9)
+    for num in (1, 3, 6):
+        jax.tree.map(lambda few, many, num=num: np.testing.assert_array_equal(few, many[:num]), fits(num), many)
+
+
 @pytest.mark.slow
 def test_a_restart_of_a_mixture_is_the_same_fit_to_rounding_whatever_the_number_of_lanes():
     x = np.asarray(rows()[:90, :2], float)

@@ -218,7 +218,7 @@ def test_any_nest_of_arrays_comes_back_equal(tmp_path_factory, value):
     is_leaf = lambda node: node is None or isinstance(node, str)  # noqa: E731
     assert jax.tree.structure(loaded, is_leaf=is_leaf) == jax.tree.structure(value, is_leaf=is_leaf)
     for a, b in zip(jax.tree.leaves(loaded, is_leaf=is_leaf), jax.tree.leaves(value, is_leaf=is_leaf), strict=True):
-        if isinstance(b, np.ndarray):
+        if isinstance(b, np.ndarray | np.generic):
             assert (a.shape, a.dtype) == (b.shape, b.dtype.newbyteorder("="))
             assert_array_equal(a, b)
         else:

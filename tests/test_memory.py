@@ -1,5 +1,7 @@
 """What a caller does to an array after a call changes no result."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,13 +30,14 @@ X = blobs(N, 2, K)
 LABELS = np.arange(N) % K
 WEIGHTS = 1.0 + LABELS
 RESPONSIBILITIES = np.eye(K)[LABELS]
+ARRAYS: Any = (X, WEIGHTS, X.mean(axis=0))
 PRIOR = gmm.fraley_raftery(X, K)
-ONCE = {"max_steps": 3}
+ONCE: Any = {"max_steps": 3}
 
 # Each function with its arguments, all arrays of which are refilled as soon as it returns.
 CALLS = {
     "as_data": (as_data, X, WEIGHTS),
-    "as_data of NumPy arrays": (as_data, Data(X, WEIGHTS, X.mean(axis=0))),
+    "as_data of NumPy arrays": (lambda arrays: as_data(Data(*arrays)), ARRAYS),
     "kmeans.fit": (lambda x, w, u: kmeans.fit(KEY, x, K, weights=w, init=u, **ONCE), X, WEIGHTS, X[:K]),
     "kmeans.fit_all": (lambda x, u, t: kmeans.fit_all(KEY, x, K, init=u, rtol=t, **ONCE), X, X[:K], np.array(1e-9)),
     "num_active": (lambda x, j: kmeans.fit(KEY, x, K, num_active=j, restarts=1, **ONCE), X, np.array(2)),

@@ -90,6 +90,7 @@ def test_a_trace_is_the_losses_of_each_restart_with_statuses_counted(ax):
         np.testing.assert_array_equal(line.get_ydata(), row)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["converged: 2", "nonfinite: 1"]
     assert lines[0].get_color() != lines[2].get_color()
+    assert len(plot.trace(ax, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), fits))) == 6  # two leading axes
     one = plot.trace(ax, jax.tree.map(lambda leaf: leaf[0], fits), best=0.5)
     np.testing.assert_array_equal(one[0].get_ydata(), losses[0] - 0.5)
 

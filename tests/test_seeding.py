@@ -156,3 +156,9 @@ def test_greedy_trials_are_judged_by_the_weighted_cost():
     for seed in range(5):
         centers = seeding.kmeans_plus_plus(jax.random.key(seed), data, 2, trials=64)
         np.testing.assert_array_equal(centers.ravel(), [0.0, -6.0])
+
+
+def test_random_rows_beyond_all_rows_repeat_the_first_drawn():
+    centers = seeding.random_rows(jax.random.key(0), as_data([[1.0], [2.0]]), 5)
+    assert sorted(np.unique(centers)) == [1.0, 2.0]
+    np.testing.assert_array_equal(centers[2:], np.broadcast_to(centers[0], (3, 1)))

@@ -147,7 +147,7 @@ def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
         raise ValueError(f"`resp` must have shape (N, K), got {shares.shape}.")
     shares = as_responsibilities(shares, shares.shape, shares.dtype)
     # `jax.scipy.special.entr` computes 0 log 0 on the way, which `jax.debug_nans` reports.
-    rows = -jnp.sum(shares * jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
+    rows = jnp.sum(shares * -jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
     return jnp.sum(rows) if weights is None else linalg.weighted_sum(door.as_data(shares, weights).weights, rows)
 
 

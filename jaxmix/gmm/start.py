@@ -56,7 +56,7 @@ def from_responsibilities(
     resp = door.as_floating(resp, "resp").astype(data.x.dtype)
     if resp.ndim != 2 or resp.shape[0] != data.x.shape[0]:
         raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {resp.shape}.")
-    if door.is_concrete(resp) and not bool((resp >= 0).all()):
+    if door.is_concrete(resp) and not (memory.on_host(resp) >= 0).all():
         raise ValueError("`resp` must be non-negative, and not NaN.")
     log_weights = jnp.zeros(resp.shape[1], data.x.dtype)
     problem = memory.without_numpy(problem)

@@ -63,7 +63,7 @@ def _fits(
     max_steps: int,
     rtol: ArrayLike,
     atol: ArrayLike,
-) -> tuple[Fit, Array | np.ndarray | None]:
+) -> tuple[Fit, Array | None]:
     """The fits of rows times a scale, and that scale: J may be out of range in the units of the rows."""
     problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
     door.check_count(k, data)
@@ -197,7 +197,7 @@ def _without_empty(fits: Fit, data: Data) -> Fit:
     params, loss = jax.lax.map(lambda params: steps.fill_empty(params, data), fits.params)
     changed = jnp.any(params != fits.params, axis=(1, 2)) & (fits.status != Status.NONFINITE)
     loss = jnp.where(changed, loss, fits.loss)
-    taken = jnp.arange(fits.trace.shape[1])[None] < fits.num_steps[:, None]
+    taken = jnp.arange(fits.trace.shape[1], dtype=jnp.int32)[None] < fits.num_steps[:, None]
     trace = jnp.where(taken, fits.trace, loss[:, None])
     params = jnp.where(changed[:, None, None], params, fits.params)
     return fits._replace(params=params, loss=loss, trace=trace)

@@ -59,11 +59,13 @@ def _assignment(a: Array, a_on: Array, b: Array, b_on: Array) -> Array:
     both, unequal = a_on[:, None] & b_on[None, :], a_on[:, None] != b_on[None, :]
     a, b = jnp.where(a_on[:, None], a, 0), jnp.where(b_on[:, None], b, 0)
     scale = frame.scale_of(jnp.concatenate([a, b]))  # of costs alone, which have no other use
-    costs = linalg.squared_distances(a, b, 1.0 if scale is None else scale)
+    costs = linalg.squared_distances(a, b, scale)
     # With the largest cost for one on and one off, two such pairs never beat one of both on and one of both off.
     largest = jnp.max(jnp.where(both, costs, 0))
     costs = jnp.where(both, costs, jnp.where(unequal, jnp.where(largest > 0, largest, 1), 0))
     finite = jnp.all(jnp.isfinite(costs))
-    first, second = optax.assignment.hungarian_algorithm(jnp.where(finite, costs, 0))
+    # Optax mixes dtypes here, which a user's "strict" promotion would reject.
+    with jax.numpy_dtype_promotion("standard"):
+        first, second = optax.assignment.hungarian_algorithm(jnp.where(finite, costs, 0))
     found = jnp.zeros(a.shape[0], jnp.int32).at[first].set(second.astype(jnp.int32))
     return jnp.where(finite, found, -1)

@@ -136,14 +136,16 @@ class LBFGS:
         return state.passes
 
     def _search(self, problem: Problem, state: LBFGSState, data: Data) -> tuple[Any, Any]:
-        return self._optimizer().update(
-            state.gradient,
-            state.optimizer,
-            state.point,
-            value=state.value,
-            grad=state.gradient,
-            value_fn=lambda point: _mean_loss(problem, point, state.anchor, data),
-        )
+        # Optax's line search mixes dtypes, which a user's "strict" promotion would reject.
+        with jax.numpy_dtype_promotion("standard"):
+            return self._optimizer().update(
+                state.gradient,
+                state.optimizer,
+                state.point,
+                value=state.value,
+                grad=state.gradient,
+                value_fn=lambda point: _mean_loss(problem, point, state.anchor, data),
+            )
 
     def _optimizer(self) -> optax.GradientTransformationExtraArgs:
         return optax.lbfgs(memory_size=self.memory)

@@ -112,7 +112,7 @@ def parts(
             status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
             num_steps=carry.num_steps,
             num_passes=jnp.asarray(solver.num_passes(carry.state, carry.num_steps), loss_type),
-            trace=jnp.where(jnp.arange(max_steps + 1) < carry.num_steps, carry.trace, loss),
+            trace=jnp.where(jnp.arange(max_steps + 1, dtype=jnp.int32) < carry.num_steps, carry.trace, loss),
         )
 
     return Parts(begin, running, body, finish)

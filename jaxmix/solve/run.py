@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxmix import batches, door, frame, memory
@@ -116,15 +115,13 @@ def run_many(
     return in_own_units(fits, scale)
 
 
-def in_own_units(fit: Fit, scale: Array | np.ndarray | None) -> Fit:
+def in_own_units(fit: Fit, scale: Array | None) -> Fit:
     """A K-means fit of rows times a scale, in the units of the rows themselves."""
     loss, trace = frame.unscaled((fit.loss, fit.trace), scale, power=2)
     return fit._replace(params=frame.unscaled(fit.params, scale), loss=loss, trace=trace)
 
 
-def framed(
-    problem: Problem, params: Params, data: Data, atol: Array
-) -> tuple[Params, Data, Array, Array | np.ndarray | None]:
+def framed(problem: Problem, params: Params, data: Data, atol: Array) -> tuple[Params, Data, Array, Array | None]:
     """Parameters, rows and tolerance in a unit whose squares neither underflow nor overflow, and that scale."""
     scale = frame.scale_of(data.x) if in_squared_units(problem) else None
     atol = frame.scaled(frame.scaled(atol, scale), scale)
