@@ -22,6 +22,7 @@ RANKS = {
     "types": 0,
     "linalg": 0,
     "datasets": 0,
+    "extras": 0,
     "door": 1,
     "rows": 2,
     "seeding": 2,
