@@ -1,5 +1,6 @@
 """To and from other libraries: scikit-learn's estimators, and distributions of numpyro."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,24 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, gmm
-from jaxmix.types import Fit
+from jaxmix import door, extras, gmm, kmeans
+from jaxmix.types import ArrayLike, Data, Fit
 
 _FAMILIES = {"full": gmm.Full, "tied": gmm.Tied, "diag": gmm.Diagonal, "spherical": gmm.Spherical}
+_FITTED = {"KMeans": "cluster_centers_", "MiniBatchKMeans": "cluster_centers_", "GaussianMixture": "means_"}
+_UNLIKE = {
+    "BisectingKMeans": "Its `predict` follows the tree of bisections, not the nearest of its centers. To take the "
+    "nearest all the same, use `cluster_centers_`.",
+    "BayesianGaussianMixture": "Its `predict` averages over a posterior, which no single mixture does. To take one "
+    "mixture all the same, build a `gmm.GMM` from its `weights_`, `means_` and `covariances_`.",
+}
 
 
 def from_sklearn(estimator: Any) -> Any:
     """The parameters of a fitted estimator.
 
     Args:
-      estimator: a fitted `KMeans`, `MiniBatchKMeans` or `GaussianMixture` of scikit-learn.
+      estimator: a fitted `KMeans`, `MiniBatchKMeans` or `GaussianMixture` of scikit-learn, or of a subclass.
 
     Returns:
       Centers, an array of shape (K, D), or a `GMM` of the family of its `covariance_type`; in its dtype, where JAX's
       configuration allows it.
 
     Raises:
-      ValueError: for another estimator, or one that is not fitted.
+      ValueError: for another estimator, or one that is not fitted. Among the others are `BisectingKMeans` and
+        `BayesianGaussianMixture`: their `predict` is not that of their centers, or of one mixture.
 
     Example:
       >>> import numpy as np
@@ -35,11 +44,13 @@ def from_sklearn(estimator: Any) -> Any:
       >>> sorted(interop.from_sklearn(estimator).ravel().tolist())
       [0.5, 9.5]
     """
-    name = type(estimator).__name__
-    if name not in ("KMeans", "MiniBatchKMeans", "GaussianMixture"):
-        raise ValueError(f"`estimator` must be a KMeans, MiniBatchKMeans or GaussianMixture, got {name}.")
-    if not hasattr(estimator, "means_" if name == "GaussianMixture" else "cluster_centers_"):
-        raise ValueError(f"`estimator` is not fitted: call `fit` of the {name} first.")
+    bases = [cls.__name__ for cls in type(estimator).__mro__]
+    name = next((base for base in bases if base in _FITTED), None)
+    if name is None:
+        hint = next((" " + _UNLIKE[base] for base in bases if base in _UNLIKE), "")
+        raise ValueError(f"`estimator` must be a KMeans, MiniBatchKMeans or GaussianMixture, got {bases[0]}.{hint}")
+    if not hasattr(estimator, _FITTED[name]):
+        raise ValueError(f"`estimator` is not fitted: call `fit` of the {bases[0]} first.")
     if name != "GaussianMixture":
         return door.as_floating(estimator.cluster_centers_, "cluster_centers_")
     family = _FAMILIES[estimator.covariance_type]
@@ -54,19 +65,32 @@ def from_sklearn(estimator: Any) -> Any:
     )
 
 
-def to_sklearn(fit: Any) -> Any:
-    """A fitted estimator of scikit-learn with these parameters: its `predict` gives the same labels.
+def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLike | None = None) -> Any:
+    r"""A fitted estimator of scikit-learn with these parameters: its `predict` gives the same labels.
+
+    Its arrays are copies in float64, and its settings are scikit-learn's defaults for this number of components: a
+    `sklearn.base.clone` of it fits anew, from starts of its own. A `KMeans` predicts rows of float32 and float64; once
+    pickled or copied it is scikit-learn's own class, which takes float64 alone.
+
+    A `GaussianMixture` has as `lower_bound_` the log-likelihood of a row, a mean over the rows `x`. Without `x` it is
+    NaN: a `Fit` holds a sum over rows, with the log prior in it if there is one, and no number of rows.
+
+    $$\frac{1}{\sum_n w_n} \sum_n w_n \log p(x_n)$$
 
     Args:
       fit: a `Fit`, centers of shape (K, D), or a `GMM`. What is switched off has to come last, and is left out. The
         families `TiedDiagonal` and `TiedSpherical` become "tied".
+      x: array of shape (N, D), or `Data`: the rows that `lower_bound_` and `inertia_` are of. Without them `inertia_`
+        is the loss of the `Fit`, and NaN for centers alone.
+      weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
       A `sklearn.cluster.KMeans` or a `sklearn.mixture.GaussianMixture`.
 
     Raises:
       ValueError: for parameters with leading axes, such as restarts, that are not finite, that have a family of your
-        own, or where something is off that does not come last.
+        own, or where something is off that does not come last; for `weights` without `x`.
+      ModuleNotFoundError: without scikit-learn, which `pip install 'jaxmix[sklearn]'` brings.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -77,25 +101,21 @@ def to_sklearn(fit: Any) -> Any:
       >>> bool((estimator.predict(x) == kmeans.assign(fit.params, x)).all())
       True
     """
+    if x is None and weights is not None:
+        raise ValueError("`weights` belong to rows: give `x` too.")
+    data = None if x is None else door.as_data(x, weights)
     params = fit.params if isinstance(fit, Fit) else fit
-    loss = float(fit.loss) if isinstance(fit, Fit) and fit.loss.shape == () else np.nan
-    steps = int(fit.num_steps) if isinstance(fit, Fit) and fit.num_steps.shape == () else 0
     if isinstance(params, gmm.GMM):
         estimator = _mixture_estimator(params)
-        estimator.lower_bound_, estimator.n_iter_ = -loss, steps
+        estimator.lower_bound_ = np.nan if data is None else _mean_log_prob(params, data)
         estimator.converged_ = isinstance(fit, Fit) and int(fit.status) == 0
-        return estimator
-    from sklearn import cluster
-
-    centers = np.asarray(door.as_floating(params, "params"))
-    _check_rank(centers)
-    centers = centers[: _num_first(np.asarray(np.isfinite(centers).all(axis=1)))]
-    # Fitted on as many distinct rows, for the attributes that are scikit-learn's own.
-    distinct = np.arange(centers.size, dtype=centers.dtype).reshape(centers.shape)
-    estimator: Any = cluster.KMeans(len(centers), init=distinct, n_init=1, max_iter=1)  # pyright: ignore[reportArgumentType]
-    estimator.fit(distinct)
-    estimator.cluster_centers_, estimator.inertia_, estimator.n_iter_ = centers, loss, steps
-    del estimator.labels_
+    else:
+        estimator = _centers_estimator(params)
+        if data is not None:
+            estimator.inertia_ = float(kmeans.objective(estimator.cluster_centers_, data.x, weights=data.weights))
+        else:
+            estimator.inertia_ = float(fit.loss) if isinstance(fit, Fit) else np.nan
+    estimator.n_iter_ = int(fit.num_steps) if isinstance(fit, Fit) else 0
     return estimator
 
 
@@ -109,9 +129,10 @@ def to_numpyro(params: gmm.GMM) -> Any:
       A `numpyro.distributions.MixtureSameFamily` of multivariate normals.
 
     Raises:
-      ModuleNotFoundError: without numpyro.
+      ModuleNotFoundError: without numpyro, which `pip install 'jaxmix[numpyro]'` brings.
     """
-    from numpyro import distributions  # pyright: ignore[reportMissingImports]
+    with extras.needed("numpyro"):
+        from numpyro import distributions  # pyright: ignore[reportMissingImports]
 
     parts = distributions.MultivariateNormal(params.means, scale_tril=_factors(params))
     return distributions.MixtureSameFamily(distributions.Categorical(logits=params.log_weights), parts)
@@ -125,10 +146,51 @@ def _factors(params: gmm.GMM) -> Array:
     return jnp.swapaxes(params.covariance.colour(labels, unit).reshape(k, num_features, num_features), 1, 2)
 
 
-def _mixture_estimator(params: gmm.GMM) -> Any:
-    from sklearn.mixture import GaussianMixture
+def _mean_log_prob(params: gmm.GMM, data: Data) -> float:
+    total = gmm.log_likelihood(params, data.x, weights=data.weights)
+    return float(total) / np.sum(np.asarray(data.weights, np.float64))
 
-    means = np.asarray(params.means)
+
+def _centers_estimator(params: Any) -> Any:
+    centers = np.array(door.as_floating(params, "params"), np.float64)
+    _check_rank(centers)
+    centers = centers[: _num_first(np.asarray(np.isfinite(centers).all(axis=1)))]
+    # Fitted on as many distinct rows, for the attributes that are scikit-learn's own.
+    distinct = np.arange(float(centers.size)).reshape(centers.shape)
+    kind = _any_precision()
+    estimator = kind(len(centers), init=distinct, n_init=1, max_iter=1).fit(distinct)
+    estimator.set_params(**kind(len(centers)).get_params())
+    estimator.cluster_centers_ = centers
+    del estimator.labels_
+    return estimator
+
+
+@functools.cache
+def _any_precision() -> Any:
+    """A `KMeans` that predicts rows of another precision than its centers, which scikit-learn's refuses (1.9)."""
+    with extras.needed("sklearn"):
+        from sklearn.cluster import KMeans
+
+    class AnyPrecision(KMeans):
+        def _check_test_data(self, X: Any) -> Any:
+            rows: Any = super()._check_test_data(X)
+            return rows.astype(self.cluster_centers_.dtype, copy=False)
+
+        def __reduce__(self) -> Any:
+            # Read where jaxmix is not installed, too.
+            return KMeans, (), self.__getstate__()
+
+    # Shown as, and versioned as, the class that it stands for.
+    AnyPrecision.__name__ = AnyPrecision.__qualname__ = KMeans.__name__
+    AnyPrecision.__module__ = KMeans.__module__
+    return AnyPrecision
+
+
+def _mixture_estimator(params: gmm.GMM) -> Any:
+    with extras.needed("sklearn"):
+        from sklearn.mixture import GaussianMixture
+
+    means = np.array(params.means, np.float64)
     _check_rank(means)
     num = _num_first(np.asarray(params.is_on))
     covariance = params.covariance
@@ -138,11 +200,13 @@ def _mixture_estimator(params: gmm.GMM) -> Any:
     if type(covariance) not in kinds:
         raise ValueError(f"scikit-learn has no family `{type(covariance).__name__}`.")
     kind = kinds[type(covariance)]
-    root = np.asarray(jax.tree.leaves(covariance)[0])[slice(None) if kind == "tied" else slice(num)]
+    root = np.asarray(jax.tree.leaves(covariance)[0], np.float64)[slice(None) if kind == "tied" else slice(num)]
     if not (np.isfinite(root).all() and np.isfinite(means[:num]).all()):
         raise ValueError("`params` must be finite: this fit failed.")
     estimator: Any = GaussianMixture(num, covariance_type=kind)
-    estimator.weights_ = np.exp(np.asarray(params.log_weights)[:num])
+    # In float32 they may sum to 1 + 1e-8, which a draw refuses.
+    estimator.weights_ = np.exp(np.asarray(params.log_weights, np.float64)[:num])
+    estimator.weights_ /= estimator.weights_.sum()
     estimator.means_, estimator.n_features_in_ = means[:num], means.shape[1]
     if kind in ("full", "tied"):
         inverse = np.linalg.inv(root)

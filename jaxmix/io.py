@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable
@@ -13,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmix import gmm, memory
+from jaxmix import door, extras, gmm, memory
 from jaxmix.sweep import Sweep
 from jaxmix.types import Data, Fit
 
-VERSION = 1
-"""Of the header: what reads this version reads all before it."""
+VERSION = 2
+"""Of the header: code that reads this version reads all before it."""
 
 TYPES = (
     Data,
@@ -35,10 +36,14 @@ TYPES = (
 )
 """What a file may hold besides arrays, numbers, strings, dictionaries, lists and tuples."""
 
-RESERVED = "__metadata__"
-"""What safetensors calls its own entry: no array may bear this name."""
+DTYPES = frozenset(
+    ["bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
+"""The dtypes of arrays that a file holds."""
 
 _BLANK = "0" * 64
+_RESERVED = "__metadata__"  # the entry of a safetensors header that is not an array
+_EXACT = 2**53  # integers up to here survive every reader of JSON
 
 
 class LoadError(ValueError):
@@ -54,12 +59,15 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
 
     Args:
       path: where to; the suffix `.safetensors` is customary.
-      value: a `Fit`, a `Sweep`, a `GMM`, centers, or nested dictionaries (of string keys), lists and tuples of
-        these, of arrays, numbers, strings and None. Arrays may have any order in memory. Named tuples and dataclasses
-        of your own, too: `load` wants their types.
+      value: a `Fit`, a `Sweep`, a `GMM`, centers, or nested dictionaries (of string keys), lists and tuples of these
+        and of the following leaves. Arrays of booleans, integers and floats of 16 to 64 bits, of any order and strides:
+        JAX and NumPy arrays, NumPy scalars, and anything else that `numpy.asarray` reads as such an array, frames
+        included. Python's None, booleans, integers, floats (NaN and infinity too) and strings. Named tuples and
+        dataclasses of your own: give their types to `load`.
 
     Raises:
-      ValueError: for what is none of these, such as a PRNG key or an array of objects.
+      ValueError: for another value, such as a PRNG key, masked entries, or an array of objects, complex numbers,
+        bfloat16 or extended precision; for two types of one name; for a nest too deep, or one that holds itself.
       ModuleNotFoundError: without the package `safetensors`, which `pip install 'jaxmix[io]'` brings.
 
     Example:
@@ -72,14 +80,19 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
       >>> bool((io.load(path).params == fit.params).all())
       True
     """
-    from safetensors.numpy import save as serialize
+    with extras.needed("io"):
+        from safetensors.numpy import save as serialize
 
     arrays: dict[str, np.ndarray] = {}
-    tree = _described(value, "", arrays)
     params = getattr(value, "params", value)
     family = type(params.covariance).__name__ if isinstance(params, gmm.GMM) else ""
-    header = {"version": VERSION, "type": type(value).__name__, "family": family, "tree": tree}
-    content = serialize(arrays, {"jaxmix": json.dumps(header), "sha256": _BLANK})
+    header: dict[str, Any] = {"version": VERSION, "type": type(value).__name__, "family": family}
+    try:
+        header["tree"] = _described(value, "", arrays, {cls.__name__: cls for cls in TYPES})
+        text = json.dumps(header, allow_nan=False)
+    except RecursionError:
+        raise ValueError("`value` is nested too deeply to be saved, or holds itself. Save its parts.") from None
+    content = serialize(arrays, {"jaxmix": text, "sha256": _BLANK})
     _write(Path(path), _with_checksum(content, _BLANK, hashlib.sha256(content).hexdigest()))
 
 
@@ -91,8 +104,9 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
       types: named tuples and dataclasses of your own that the file may hold; those of jaxmix are known.
 
     Returns:
-      The value saved, its arrays JAX arrays of the same bits. Arrays of 64 bits are NumPy arrays while
-      `jax_enable_x64` is off.
+      The value saved. Its arrays are JAX arrays of the same bits, and NumPy arrays where JAX would change them: those
+      of 64 bits while `jax_enable_x64` is off. A subclass of a dictionary, list, tuple, number or string, such as
+      `Status`, is read as the plain type.
 
     Raises:
       LoadError: for a file that is truncated, foreign, newer than this library, or changed since it was saved, or a
@@ -108,8 +122,9 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
       >>> io.load(path)["seed"], io.load(path)["centers"].shape
       (7, (2, 3))
     """
-    import safetensors
-    from safetensors.numpy import load as deserialize
+    with extras.needed("io"):
+        import safetensors
+        from safetensors.numpy import load as deserialize
 
     path = Path(path)
     content = path.read_bytes()
@@ -132,58 +147,75 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
         raise LoadError(f"{path}: no file that `jaxmix.io.save` wrote, or a damaged one ({error}).") from error
 
 
-def _described(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """The structure of a value as JSON; its arrays go to `arrays`, each by its name."""
+def _described(value: Any, name: str, arrays: dict[str, np.ndarray], known: dict[str, type]) -> Any:
+    """The structure of a value as JSON; its arrays go to `arrays`, each by its name, and its types to `known`."""
     if value is None:
         return None
-    # Numbers of NumPy that are Python's too, such as float64, keep their dtype: they are arrays of no axis.
-    if isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic):
-        return {"value": value}
+    # NumPy's float64 is a float of Python too, and an array here like its other numbers.
+    if isinstance(value, (bool, int, float, str)) and not isinstance(value, np.floating):
+        return _plain(value)
+
+    def part(item: Any, key: str) -> Any:
+        return _described(item, f"{name}.{key}" if name else key, arrays, known)
+
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise ValueError(f"A dictionary needs strings as keys to be saved, got {list(value)}.")
-        return {"dict": {key: _described(item, _join(name, key), arrays) for key, item in value.items()}}
+        return {"dict": {key: part(item, key) for key, item in value.items()}}
     fields = _fields(value)
     if fields is not None:
-        parts = {field: _described(getattr(value, field), _join(name, field), arrays) for field in fields}
-        return {"type": type(value).__name__, "fields": parts}
+        cls = type(value)
+        if known.setdefault(cls.__name__, cls) is not cls:
+            raise ValueError(f"Types of one name cannot be saved together, got two named `{cls.__name__}`. Rename one.")
+        return {"type": cls.__name__, "fields": {field: part(getattr(value, field), field) for field in fields}}
     if isinstance(value, (list, tuple)):
-        items = [_described(item, _join(name, str(i)), arrays) for i, item in enumerate(value)]
-        return {type(value).__name__: items}
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [part(item, str(i)) for i, item in enumerate(value)]}
     array = _numbers(value, name)
-    name = name or "value"
-    while name in arrays or name == RESERVED:
-        name += "_"
-    arrays[name] = array
-    return {"array": name}
+    # Names of arrays are UTF-8, unlike strings of Python.
+    unique = (name or "value").encode(errors="replace").decode()
+    while unique in arrays or unique == _RESERVED:
+        unique += "_"
+    arrays[unique] = array
+    return {"array": unique}
+
+
+def _plain(value: bool | int | float | str) -> dict[str, Any]:
+    """A Python scalar as JSON that every reader reads as this value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": value.hex()}
+    if isinstance(value, int) and abs(value) > _EXACT:
+        return {"int": hex(value)}
+    return {"value": value}
 
 
 def _fields(value: Any) -> tuple[str, ...] | None:
-    if dataclasses.is_dataclass(value):
-        return tuple(field.name for field in dataclasses.fields(value))
-    return getattr(value, "_fields", None)
+    """The fields of a named tuple or dataclass, all of which its type takes as arguments."""
+    if isinstance(value, tuple):
+        return getattr(value, "_fields", None)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return None
+    fields = dataclasses.fields(value)
+    if not all(field.init for field in fields):
+        raise ValueError(
+            f"`{type(value).__name__}` cannot be saved: its fields {[f.name for f in fields if not f.init]} are not "
+            "arguments of its constructor, so it could not be built again."
+        )
+    return tuple(field.name for field in fields)
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
+    """The array as it is written: contiguous, in C order and the machine's byte order; a number keeps its shape ()."""
     is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    if np.ma.is_masked(value):
-        raise ValueError(f"The array at `{name or 'value'}` has masked entries. Save its data and its mask.")
-    # Safetensors writes memory as it lies: rows first, little-endian. `ascontiguousarray` would give a number an axis.
-    array = None if is_key else np.array(value, order="C")
-    if array is not None and array.dtype.kind in "fiub" and array.dtype.itemsize <= 8:
-        return array.astype(array.dtype.newbyteorder("<"), copy=False)
-    if array is None or array.dtype.itemsize > 8 or array.dtype.kind not in "fiub":
+    array = None if is_key else np.asarray(door.as_array(value, name or "value"))
+    if array is None or array.dtype.name not in DTYPES:
         where = f"at `{name}` " if name else ""
         raise ValueError(
-            f"Only real numbers can be saved, got {type(value).__name__} {where}of dtype "
-            f"{getattr(value, 'dtype', None) if array is None else array.dtype}. "
-            "Of a key save jax.random.key_data(key); bfloat16 save as float32, extended precision as float64."
+            f"Only real numbers of at most 64 bits can be saved, got {type(value).__name__} {where}of dtype "
+            f"{getattr(value, 'dtype', None) if array is None else array.dtype}. Of a key save "
+            "jax.random.key_data(key); convert bfloat16 to float32, and extended precision to float64."
         )
-    return array
-
-
-def _join(name: str, part: str) -> str:
-    return f"{name}.{part}" if name else part
+    return np.asarray(array, array.dtype.newbyteorder("="), order="C")
 
 
 def _header(content: bytes) -> dict[str, Any]:
@@ -225,6 +257,10 @@ def _rebuilt(tree: Any, arrays: dict[str, np.ndarray], known: dict[str, type]) -
     ((kind, content),) = tree.items()
     if kind == "value":
         return content
+    if kind == "float":
+        return float.fromhex(content)
+    if kind == "int":
+        return int(content, 16)
     if kind == "dict":
         return {key: _rebuilt(part, arrays, known) for key, part in content.items()}
     if kind in ("list", "tuple"):
@@ -234,7 +270,7 @@ def _rebuilt(tree: Any, arrays: dict[str, np.ndarray], known: dict[str, type]) -
         raise LoadError(f"holds a {kind!r}, which this version does not know.")
     array = arrays[content]
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        return array  # JAX would cut its bits: it stays NumPy's
+        return np.array(array)  # JAX would round it; a copy may be written to
     return memory.copied(array)
 
 

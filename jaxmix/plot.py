@@ -7,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.colors import ListedColormap, to_rgb
-from matplotlib.contour import QuadContourSet
-from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
-from matplotlib.patheffects import withStroke
 
-from jaxmix import gmm, kmeans
+from jaxmix import extras, gmm, kmeans
 from jaxmix.types import ArrayLike, Fit, Status
+
+with extras.needed("plot"):
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import ListedColormap, to_rgb
+    from matplotlib.contour import QuadContourSet
+    from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Ellipse
+    from matplotlib.patheffects import withStroke
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito (2008): told apart by colour-blind readers and in grey print. Components take them in turn."""
