@@ -10,6 +10,9 @@ PRECISION = jax.lax.Precision.HIGHEST
 SUM_BLOCK = 1024
 """Rows that `sum_by_label` adds in one chain on CPU."""
 
+PRODUCT_ROWS = 2**24
+"""Rows that it takes into one product elsewhere: as many float32 ones may add up in a chain, and not one more."""
+
 
 @jax.jit
 def squared_distances(x: Array, centers: Array, scale: Array | None = None) -> Array:
@@ -242,6 +245,13 @@ def sum_by_label(values: Array, labels: Array, k: int) -> Array:
         return jnp.sum(sums.reshape(num_blocks, k, num_columns), axis=0)
 
     def one_hot(values: Array, labels: Array) -> Array:
-        return dot(jax.nn.one_hot(labels, k, dtype=values.dtype, axis=0), values)
+        num_products = -(-num_rows // PRODUCT_ROWS)
+        if num_products <= 1:
+            return dot(jax.nn.one_hot(labels, k, dtype=values.dtype, axis=0), values)
+        missing = -num_rows % num_products
+        values = jnp.pad(values, ((0, missing), (0, 0))).reshape(num_products, -1, num_columns)
+        labels = jnp.pad(labels, (0, missing)).reshape(num_products, -1)
+        chosen = jax.nn.one_hot(labels, k, dtype=values.dtype, axis=1)
+        return jnp.sum(jnp.matmul(chosen, values, precision=PRECISION), axis=0)
 
     return jax.lax.platform_dependent(values, labels, cpu=scatter, default=one_hot)

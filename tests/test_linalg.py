@@ -47,6 +47,15 @@ def test_the_other_platforms_take_the_one_hot_product_in_full_precision():
         assert "scatter" not in text
 
 
+@pytest.mark.parametrize("most", [4, 5, 11])
+def test_the_product_of_the_other_platforms_in_pieces_is_the_sum_over_rows(monkeypatch, most):
+    monkeypatch.setattr(linalg, "PRODUCT_ROWS", most)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    values, labels = np.arange(22.0).reshape(11, 2), np.arange(11) % 3
+    expected = np.stack([values[labels == k].sum(axis=0) for k in range(4)])
+    np.testing.assert_array_equal(linalg.sum_by_label(jnp.asarray(values), jnp.asarray(labels), 4), expected)
+
+
 def test_safe_divide_has_finite_gradients_and_lets_nan_through():
     def f(a, b):
         return linalg.safe_divide(a, b, 7.0)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import jax
@@ -149,22 +150,64 @@ def test_agreement_under_jit_and_vmap(ours, theirs):
     assert np.isnan(values[2:]).all()
 
 
-def test_agreement_keeps_its_digits_in_float32():
-    # One cluster holds nearly all rows, so that the plain formulas subtract nearly equal numbers.
-    table = np.array([[199_990, 3], [4, 3]])
-    a, b = (np.repeat(labels.ravel(), table.ravel()) for labels in np.indices((2, 2)))
-
+def exact_rand(table: np.ndarray) -> float:
     def pairs(counts: np.ndarray) -> Fraction:
         return sum((Fraction(int(n) * (int(n) - 1), 2) for n in counts.ravel()), Fraction(0))
 
-    both, in_a, in_b, total = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), pairs(np.array([len(a)]))
-    exact = float((both - in_a * in_b / total) / ((in_a + in_b) / 2 - in_a * in_b / total))
+    both, in_a, in_b, total = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), pairs(table.sum())
+    return float((both - in_a * in_b / total) / ((in_a + in_b) / 2 - in_a * in_b / total))
+
+
+def exact_information(table: np.ndarray) -> float:
+    with localcontext(prec=60):
+        total = Decimal(int(table.sum()))
+
+        def entropy(counts: np.ndarray) -> Decimal:
+            shares = [Decimal(int(n)) / total for n in counts.ravel() if n]
+            return sum((-share * share.ln() for share in shares), Decimal(0))
+
+        each = entropy(table.sum(1)) + entropy(table.sum(0))
+        return float(2 * (each - entropy(table)) / each)
+
+
+# In most of these tables the plain formulas subtract nearly equal numbers in float32.
+TABLES = [
+    [[199_990, 3], [4, 3]],
+    [[20_000_000, 3], [2, 1]],  # the plain index is 0.353, and not 0.286
+    [[29_999_998, 1], [0, 1]],
+    [[1, 2, 0], [3, 16_777_216, 5], [0, 7, 16_777_216]],
+    [[9, 0, 1], [0, 2, 3], [2, 1, 7]],
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=str)
+@pytest.mark.parametrize("x64", [False, True])
+def test_agreement_keeps_its_digits_beside_a_frequent_label(table, x64):
+    table = np.array(table)
+    a, b = (labels.ravel() for labels in np.indices(table.shape))
+    with jax.enable_x64(x64):
+        rand = metrics.adjusted_rand_index(a, b, num_labels=3, weights=table.ravel())
+        information = metrics.normalized_mutual_information(a, b, num_labels=3, weights=table.ravel())
+    assert rand.dtype == information.dtype == (jnp.float64 if x64 else jnp.float32)
+    rounding = 4 * float(jnp.finfo(rand.dtype).eps)
+    np.testing.assert_allclose(rand, exact_rand(table), rtol=rounding)
+    np.testing.assert_allclose(information, exact_information(table), rtol=rounding)
+
+
+@pytest.mark.slow
+def test_agreement_counts_rows_past_the_integers_of_float32():
+    a, b = np.zeros((2, 30_000_000), np.uint8)
+    a[:2], b[:1] = 1, 1
     with jax.enable_x64(False):
-        rand = metrics.adjusted_rand_index(a, b)
-        information = metrics.normalized_mutual_information(a, b)
-    assert rand.dtype == information.dtype == jnp.float32
-    np.testing.assert_allclose(rand, exact, rtol=2e-6)
-    np.testing.assert_allclose(information, sklearn_metrics.normalized_mutual_info_score(a, b), rtol=2e-5)
+        rand = metrics.adjusted_rand_index(a, b, num_labels=2)
+    np.testing.assert_allclose(rand, exact_rand(np.array([[29_999_998, 0], [1, 1]])), rtol=1e-6)
+
+
+def test_agreement_has_the_gradient_of_finite_differences_in_the_weights():
+    from jax.test_util import check_grads
+
+    weights = 1.5 + jnp.arange(N) % 3
+    check_grads(lambda w: metrics.adjusted_rand_index(A, B, weights=w, num_labels=K), (weights,), 1, modes=["rev"])
 
 
 def test_stability_is_the_mean_over_pairs():
