@@ -24,7 +24,7 @@ RANKS = {
     "memory": 0,
     "batches": 0,
     "datasets": 0,
-<<<<<<< HEAD
+    "extras": 0,
     "frame": 1,
     "door": 2,
     "rows": 3,
@@ -38,21 +38,6 @@ RANKS = {
     "interop": 9,
     "io": 9,
     "plot": 9,
-=======
-    "extras": 0,
-    "door": 1,
-    "rows": 2,
-    "seeding": 2,
-    "solve": 2,
-    "kernels": 3,
-    "kmeans": 4,
-    "gmm": 5,
-    "metrics": 6,
-    "sweep": 7,
-    "interop": 8,
-    "io": 8,
-    "plot": 8,
->>>>>>> help-a
 }
 
 
