@@ -44,7 +44,7 @@ def scatter(
       The rows, and the centers if there are any.
 
     Raises:
-      ValueError: for rows that are not of two features.
+      ValueError: for rows that are not of two features, or labels that are not one integer for each.
 
     Example:
       >>> import matplotlib.figure
@@ -55,7 +55,15 @@ def scatter(
       2
     """
     x = _plane(x, "x")
-    colours: Any = "#999999" if labels is None else [_colour(label) for label in np.asarray(labels)]
+    colours: Any = "#999999"
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != x.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"`labels` must be integers of shape ({len(x)},), one for each row of `x`, got {labels.dtype} of shape "
+                f"{labels.shape}."
+            )
+        colours = [_colour(label) for label in labels]
     drawn = [ax.scatter(*x.T, s=size, c=colours, alpha=0.6, linewidths=0)]
     if centers is not None:
         centers = _plane(centers, "centers")
@@ -175,15 +183,15 @@ def responsibilities(ax: Axes, x: ArrayLike, resp: ArrayLike, *, size: float = 1
 
 
 def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
-    """The loss of every restart against its steps, in the colour of its status.
+    """The loss of every fit against its steps, in the colour of its status.
 
     Args:
       ax: where to draw; it gets a legend of the statuses and how many fits have each.
-      fits: a `Fit`, or one with leading axes, such as restarts or those of a sweep.
+      fits: a `Fit`, or one with any leading axes, such as those of a sweep and of restarts.
       best: a loss to draw differences from, on a logarithmic axis; None for the losses themselves.
 
     Returns:
-      A line for each restart, in their order.
+      A line for each fit, in their order, the last axis fastest.
 
     Example:
       >>> import matplotlib.figure
@@ -223,7 +231,7 @@ def criteria(
 
     Args:
       ax: where to draw.
-      ks: the numbers of components, of shape (num,).
+      ks: array of shape (num,), the numbers of components.
       values: for each family an array of shape (num,); what is not finite is left out.
       name: of the criterion.
       lowest: whether lower is better, as here and not in mclust.
@@ -232,7 +240,7 @@ def criteria(
       A line for each family.
 
     Raises:
-      ValueError: for a family with another number of values than `ks`.
+      ValueError: for `ks` of another rank, or a family with another number of values than `ks`.
 
     Example:
       >>> import matplotlib.figure
@@ -242,6 +250,8 @@ def criteria(
       2
     """
     ks = np.asarray(ks)
+    if ks.ndim != 1:
+        raise ValueError(f"`ks` must have shape (num,), got {ks.shape}.")
     drawn, best = [], None
     for i, (family, row) in enumerate(values.items()):
         row = np.asarray(row, float)
@@ -310,7 +320,7 @@ def _plane(x: ArrayLike, name: str) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(
             f"`{name}` must have two features to be drawn, of shape (N, 2), got {array.shape}. Take two columns, or "
-            "project onto the first two principal components."
+            "project onto the first two principal components. Of several fits choose one, as `solve.best` does."
         )
     return array
 

@@ -29,6 +29,9 @@ def random_rows(key: Array, data: Data, k: int) -> Array:
     Returns:
       Array of shape (K, D). With fewer than K rows of positive weight, the first drawn is repeated.
 
+    Raises:
+      ValueError: for a `k` that is not an integer of at least 1.
+
     References:
       Forgy (1965) for the start; Efraimidis and Spirakis (2006), algorithm A, for the draw.
 
@@ -38,10 +41,12 @@ def random_rows(key: Array, data: Data, k: int) -> Array:
       >>> seeding.random_rows(jax.random.key(0), as_data([[1.0], [2.0]]), 2).shape
       (2, 1)
     """
+    door.check_int(k, "k", least=1)
+    num_rows = data.weights.shape[0]
     noise = jax.random.gumbel(key, data.weights.shape, data.weights.dtype)
-    rows = jax.lax.top_k(jnp.log(data.weights) + noise, min(k, data.x.shape[0]))[1]
-    rows = jnp.pad(rows, (0, k - rows.shape[0]), constant_values=0) if k > rows.shape[0] else rows
-    return data.x[jnp.where(data.weights[rows] > 0, rows, rows[0])]
+    rows = jax.lax.top_k(jnp.log(data.weights) + noise, min(k, num_rows))[1]
+    rows = jnp.where(data.weights[rows] > 0, rows, rows[0])
+    return data.x[jnp.pad(rows, (0, k - rows.shape[0]), constant_values=rows[0])]
 
 
 def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = None) -> Array:
@@ -63,7 +68,7 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
       Array of shape (K, D).
 
     Raises:
-      ValueError: for `trials` below 1.
+      ValueError: for `trials` below 1, or a `k` that is not an integer of at least 1.
 
     References:
       Arthur and Vassilvitskii (2007), section 2.2, and section 5 for the greedy variant.
@@ -75,6 +80,7 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
       >>> sorted(centers.ravel().tolist())
       [1.0, 2.0]
     """
+    door.check_int(k, "k", least=1)
     if trials is None:
         trials = 2 + int(math.log(k))
     if trials < 1:
@@ -111,7 +117,8 @@ def kmeans_parallel(
       Array of shape (K, D). Two may be equal only where fewer than K distinct rows were drawn.
 
     Raises:
-      ValueError: for `rounds` or `trials` below 1, or an `oversampling` that draws no row.
+      ValueError: for `rounds` or `trials` below 1, an `oversampling` that draws no row, or a `k` that is not an
+        integer of at least 1.
 
     References:
       Bahmani, Moseley, Vattani, Kumar and Vassilvitskii (2012), algorithm 2.
@@ -123,6 +130,7 @@ def kmeans_parallel(
       >>> sorted(centers.ravel().tolist())
       [1.0, 2.0]
     """
+    door.check_int(k, "k", least=1)
     num_drawn = round(oversampling * k)
     if rounds < 1 or num_drawn < 1:
         raise ValueError(f"`rounds` and rows in each must be at least 1, got {rounds} and {num_drawn}.")
@@ -157,6 +165,9 @@ def maximin(key: Array, data: Data, k: int) -> Array:
     Returns:
       Array of shape (K, D). No two are equal while distinct rows remain.
 
+    Raises:
+      ValueError: for a `k` that is not an integer of at least 1.
+
     References:
       Gonzalez (1985), section 2: within twice the smallest possible largest radius.
 
@@ -167,6 +178,7 @@ def maximin(key: Array, data: Data, k: int) -> Array:
       >>> 9.0 in centers.ravel().tolist()
       True
     """
+    door.check_int(k, "k", least=1)
 
     def candidates(points: Array, closest: Array, index: Array) -> Array:
         farthest = jnp.argmax(jnp.where(data.weights > 0, closest, -1)).astype(jnp.int32)
@@ -203,7 +215,8 @@ def starts(
       Array of shape (R, K, D), in the dtype of the data.
 
     Raises:
-      ValueError: for an array of another shape, `restarts` below 1, a `num_active` out of range, or a key that is none.
+      ValueError: for an array of another shape, `k` or `restarts` below 1, a `num_active` out of range, or a key that
+        is none.
 
     Example:
       >>> import jax
@@ -212,6 +225,7 @@ def starts(
       >>> seeding.starts(jax.random.key(0), data, 2, restarts=4).shape
       (4, 2, 1)
     """
+    door.check_int(k, "k", least=1)
     active = None if num_active is None else door.as_count(num_active, "num_active", most=k)
     if callable(init):
         door.check_key(key)

@@ -1,5 +1,7 @@
 """What is drawn is what was fitted."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+import jaxmix
 from jaxmix import Fit, Status, gmm, kmeans, plot
 
 X = np.random.default_rng(0).normal(size=(40, 2))
+UNTYPED: Any = jaxmix  # leaves may be NumPy arrays
 FAMILIES = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical)
 
 
@@ -95,6 +99,17 @@ def test_a_trace_is_the_losses_of_each_restart_with_statuses_counted(ax):
     np.testing.assert_array_equal(one[0].get_ydata(), losses[0] - 0.5)
 
 
+def test_a_trace_of_a_sweep_is_a_line_for_each_fit(ax):
+    losses = np.arange(24.0).reshape(2, 3, 4)
+    status = np.array([[Status.CONVERGED] * 3, [Status.CONVERGED, Status.MAX_STEPS, Status.CONVERGED]])
+    numbers = np.ones((2, 3))
+    lines = plot.trace(ax, UNTYPED.Fit(np.zeros((2, 3, 1, 2)), losses[..., 3], status, numbers, numbers, losses))
+    for line, row in zip(lines, losses.reshape(6, 4), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), row)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["converged: 5", "max steps: 1"]
+    assert [i for i, line in enumerate(lines) if line.get_color() != lines[0].get_color()] == [4]
+
+
 @pytest.mark.parametrize("lowest", [True, False])
 def test_the_best_of_the_criteria_is_ringed(ax, lowest):
     sign = 1 if lowest else -1
@@ -118,6 +133,13 @@ def test_an_image_is_what_the_code_book_reconstructs(ax, depth):
 def test_what_cannot_be_drawn_is_refused(ax):
     with pytest.raises(ValueError, match=r"`x` must have two features"):
         plot.scatter(ax, np.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"`centers` must have two features .* Of several fits choose one"):
+        plot.scatter(ax, X, centers=np.zeros((4, 3, 2)))
+    for labels in (np.zeros(3, int), np.zeros((2, 40), int), np.zeros(40)):
+        with pytest.raises(ValueError, match=r"`labels` must be integers of shape \(40,\)"):
+            plot.scatter(ax, X, labels)
+    with pytest.raises(ValueError, match=r"`ks` must have shape \(num,\)"):
+        plot.criteria(ax, [[1, 2], [3, 4]], {"Full": np.ones((2, 2))})
     with pytest.raises(ValueError, match=r"`params` must have two features"):
         plot.regions(ax, np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"`params.means` must have two features"):

@@ -65,6 +65,24 @@ def test_fewer_distinct_rows_than_centers_still_gives_rows(name):
         assert all(len(np.unique(start)) == 2 for start in centers)
 
 
+@pytest.mark.parametrize("name", SEEDINGS)
+def test_more_centers_than_rows_are_rows_again(name):
+    # The second row has no weight.
+    x = np.array([[1.0], [7.0], [2.0]])
+    for centers in draws(name, as_data(x, [1.0, 0.0, 1.0]), 5, num=10)[:, :, 0]:
+        assert set(centers) == {1.0, 2.0}
+        if name == "random_rows":
+            assert (centers[2:] == centers[0]).all()
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, True])
+@pytest.mark.parametrize("name", [*SEEDINGS, "starts"])
+def test_a_number_of_centers_that_is_none_is_refused(name, k):
+    function = (SEEDINGS | {"starts": seeding.starts})[name]
+    with pytest.raises(ValueError, match="`k` must be a Python integer of at least 1"):
+        function(jax.random.key(0), as_data(X), k)
+
+
 @pytest.mark.parametrize("name", ["random_rows", "kmeans_plus_plus", "maximin"])
 def test_first_center_is_drawn_by_weight(name):
     weights = np.array([1.0, 2.0, 0.0, 5.0])
