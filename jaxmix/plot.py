@@ -173,7 +173,7 @@ def responsibilities(ax: Axes, x: ArrayLike, resp: ArrayLike, *, size: float = 1
 
 
 def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
-    """The loss of every restart against its steps, in the colour of its status.
+    """The loss of every restart against its steps, in the colour of its status; flat once the restart has ended.
 
     Args:
       ax: where to draw; it gets a legend of the statuses and how many fits have each.
@@ -204,8 +204,7 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
         drawn += ax.plot(
             np.arange(len(shown)), shown, color=_colour(style), linestyle=LINES[style % 4], linewidth=1, label=label
         )
-    known = np.flatnonzero(np.isfinite(losses).any(axis=0))
-    ax.set_xlim(0, max(known[-1] if len(known) else 1, 1))
+    ax.set_xlim(0, max(int(np.max(fits.num_steps)), 1))
     ax.set_xlabel("steps")
     ax.set_ylabel("loss" if best is None else "loss above the best")
     if best is not None:

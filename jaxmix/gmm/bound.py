@@ -146,7 +146,8 @@ def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     if shares.ndim != 2:
         raise ValueError(f"`resp` must have shape (N, K), got {shares.shape}.")
     shares = as_responsibilities(shares, shares.shape, shares.dtype)
-    rows = jnp.sum(jax.scipy.special.entr(shares), axis=1)
+    # 0 times the logarithm of 0 is 0, and so is its slope.
+    rows = -jnp.sum(shares * jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
     return jnp.sum(rows) if weights is None else jnp.sum(door.as_data(shares, weights).weights * rows)
 
 

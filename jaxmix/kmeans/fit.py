@@ -12,6 +12,7 @@ from jaxmix.kernels import nearest
 from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
+from jaxmix.solve.loop import padded
 from jaxmix.solve.run import best, check, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
@@ -185,7 +186,7 @@ def _without_empty(fits: Fit, data: Data) -> Fit:
     params, loss = jax.vmap(steps.fill_empty, in_axes=(0, None))(fits.params, data)
     changed = jnp.any(params != fits.params, axis=(1, 2)) & (fits.status != Status.NONFINITE)
     loss = jnp.where(changed, loss, fits.loss)
-    trace = jax.vmap(lambda trace, last, loss: trace.at[last].set(loss))(fits.trace, fits.num_steps, loss)
+    trace = jax.vmap(padded)(fits.trace, fits.num_steps, loss)
     params = jnp.where(changed[:, None, None], params, fits.params)
     return fits._replace(params=params, loss=loss, trace=trace)
 

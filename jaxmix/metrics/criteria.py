@@ -36,7 +36,8 @@ def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.aic(mixture, jnp.zeros((2, 1))).item(), 3)
       7.676
     """
-    return -2 * gmm.log_likelihood(params, x, weights=weights) + 2 * params.num_free_parameters
+    log_likelihood = gmm.log_likelihood(params, x, weights=weights)
+    return -2 * log_likelihood + 2 * params.num_free_parameters.astype(log_likelihood.dtype)
 
 
 def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -108,4 +109,5 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
 
 
 def _schwarz(params: gmm.GMM, data: Data) -> Array:
-    return params.num_free_parameters * jnp.log(jnp.sum(data.weights))
+    log_rows = jnp.log(jnp.sum(data.weights))
+    return params.num_free_parameters.astype(log_rows.dtype) * log_rows

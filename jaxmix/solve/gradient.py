@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -140,7 +141,7 @@ class Gradient:
         return state.passes
 
     def _optimizer(self, data: Data) -> optax.GradientTransformationExtraArgs:
-        return optax.with_extra_args_support(self.optimizer(jnp.asarray(self.learning_rate, data.x.dtype)))
+        return lenient(lambda: self.optimizer(jnp.asarray(self.learning_rate, data.x.dtype)))
 
     def _full(self, problem: Problem, state: GradientState, data: Data) -> tuple[GradientState, Array]:
         total_weight = jnp.sum(data.weights)
@@ -192,6 +193,23 @@ class Gradient:
         after, _ = jax.lax.scan(body, state, batches)
         passes = state.passes + GRADIENT_PASSES * batches.size / data.x.shape[0] + 1
         return after._replace(passes=passes, key=next_key), loss
+
+
+def lenient(make: Callable[[], optax.GradientTransformation]) -> optax.GradientTransformationExtraArgs:
+    """An optimiser that runs under `jax_numpy_dtype_promotion="strict"`: optax's own sums mix integers and floats."""
+    standard = partial(jax.numpy_dtype_promotion, "standard")
+    with standard():
+        optimizer = optax.with_extra_args_support(make())
+
+    def init(params: Params) -> Any:
+        with standard():
+            return optimizer.init(params)
+
+    def update(updates: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
+        with standard():
+            return optimizer.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _constrain(problem: Problem, free: Params, anchor: Params) -> Params:

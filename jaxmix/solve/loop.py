@@ -21,7 +21,7 @@ class Carry(NamedTuple):
       previous: Array of shape (), the loss one step before.
       status: Array of shape (), int32 `Status`.
       num_steps: Array of shape (), int32.
-      trace: Array of shape (max_steps + 1,), the losses so far, then NaN.
+      trace: Array of shape (max_steps + 1,), the losses so far, then zeros.
     """
 
     state: State
@@ -67,6 +67,11 @@ def objective(problem: Problem, params: Params, data: Data) -> Array:
     return problem.loss(params, data) + penalty(problem, params)
 
 
+def padded(trace: Array, num_steps: Array, loss: Array) -> Array:
+    """The trace with the last loss from the last step on."""
+    return jnp.where(jnp.arange(trace.shape[0], dtype=num_steps.dtype) < num_steps, trace, loss)
+
+
 def parts(
     problem: Problem, solver: Solver, like: Params, data: Data, rtol: Array, atol: Array, max_steps: int
 ) -> Parts:
@@ -88,7 +93,7 @@ def parts(
             previous=jnp.array(jnp.inf, loss_type),
             status=jnp.array(Status.RUNNING, jnp.int32),
             num_steps=jnp.array(0, jnp.int32),
-            trace=jnp.full(max_steps + 1, jnp.nan, loss_type),
+            trace=jnp.zeros(max_steps + 1, loss_type),
         )
 
     def running(carry: Carry) -> Array:
@@ -114,7 +119,7 @@ def parts(
             status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
             num_steps=carry.num_steps,
             num_passes=jnp.asarray(solver.num_passes(carry.state, carry.num_steps), loss_type),
-            trace=carry.trace.at[carry.num_steps].set(loss),
+            trace=padded(carry.trace, carry.num_steps, loss),
         )
 
     return Parts(begin, running, body, finish)

@@ -104,7 +104,7 @@ class Stepwise:
 
         def body(carry: tuple[Params, Stats, Array], rows: Array) -> tuple[tuple[Params, Stats, Array], None]:
             params, stats, num_batches = carry
-            rate = (num_batches + 2.0) ** -jnp.asarray(self.decay, data.x.dtype)
+            rate = (num_batches.astype(data.x.dtype) + 2) ** -jnp.asarray(self.decay, data.x.dtype)
             seen = blend(stats, problem.e_step(params, minibatch.take(data, rows)), rate)
             moved = problem.m_step(seen, params)
             return (moved, recentre(problem, seen, params, moved), num_batches + 1), None
@@ -126,8 +126,10 @@ class Stepwise:
 
     def status(self, state: StepwiseState, progress: Progress) -> Array:
         """Converged when the loss has hardly changed over `patience` epochs in a row."""
-        quiet = jnp.all(jnp.abs(jnp.diff(state.last_losses)) < progress.tolerance)
-        return jnp.where(quiet, Status.CONVERGED, Status.RUNNING)
+        after, before = state.last_losses[:-1], state.last_losses[1:]
+        known = jnp.isfinite(before)
+        quiet = known & (jnp.abs(after - jnp.where(known, before, 0)) < progress.tolerance)
+        return jnp.where(jnp.all(quiet), Status.CONVERGED, Status.RUNNING)
 
     def num_passes(self, state: StepwiseState, num_steps: Array) -> Array:
         """One for each epoch's batches, and one for its exact loss."""
