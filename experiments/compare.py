@@ -123,9 +123,7 @@ def table_row(result: Result, best_known: float, em: Result) -> dict[str, Any]:
 
 def curves(result: Result, best_known: float) -> tuple[np.ndarray, np.ndarray]:
     """Passes of shape (T,), and excess loss of shape (R, T): a restart that has ended keeps its last loss."""
-    trace = np.asarray(result.fits.trace, float).copy()
-    for lane, last in enumerate(np.asarray(result.fits.num_steps)):
-        trace[lane, last:] = result.fits.loss[lane]
+    trace = np.asarray(result.fits.trace, float)
     longest = int(np.max(result.fits.num_steps))
     per_step = float(np.max(result.fits.num_passes)) / max(longest, 1)
     gaps = excess(result.case, trace[:, : longest + 1], best_known)

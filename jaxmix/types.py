@@ -119,7 +119,7 @@ class Fit(NamedTuple):
       num_passes: Array of shape (), the passes over the data that those steps cost (see `Solver.num_passes`),
         without the closing evaluation of the loss.
       trace: Array of shape (max_steps + 1,): entry t is the loss after t steps, so `trace[0]` is that of the
-        start and `trace[num_steps]` is `loss`, and so is every later entry.
+        start and `trace[num_steps]` is `loss`. The entries after that repeat `loss`, also where it is not finite.
 
     Example:
       >>> import jax, jax.numpy as jnp

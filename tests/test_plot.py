@@ -86,15 +86,15 @@ def test_responsibilities_mix_the_colours(ax):
 
 
 def test_a_trace_is_the_losses_of_each_restart_with_statuses_counted(ax):
-    losses = jnp.array([[3.0, 1.0, jnp.nan], [4.0, 2.0, 2.0], [jnp.nan] * 3])
+    losses = jnp.array([[3.0, 1.0, 1.0, 1.0], [4.0, 2.0, 1.0, 1.0], [jnp.nan] * 4])
     status = jnp.array([Status.CONVERGED, Status.CONVERGED, Status.NONFINITE])
-    fits = Fit(X, losses[:, 0], status, jnp.ones(3), jnp.ones(3), losses)
+    fits = Fit(X, losses[:, -1], status, jnp.array([1, 2, 0]), jnp.ones(3), losses)
     lines = plot.trace(ax, fits)
     for line, row in zip(lines, losses, strict=True):
         np.testing.assert_array_equal(line.get_ydata(), row)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["converged: 2", "nonfinite: 1"]
     assert lines[0].get_color() != lines[2].get_color()
-    assert len(plot.trace(ax, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), fits))) == 6  # two leading axes
+    assert ax.get_xlim() == (0, 2)  # no restart took more steps
     one = plot.trace(ax, jax.tree.map(lambda leaf: leaf[0], fits), best=0.5)
     np.testing.assert_array_equal(one[0].get_ydata(), losses[0] - 0.5)
 

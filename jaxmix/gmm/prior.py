@@ -256,13 +256,14 @@ def _values(prior: NormalInverseWishart, params: GMM) -> _Values:
 
 
 def _share(params: GMM) -> Array:
-    return jnp.asarray(params.covariance.share(jnp.sum(params.is_on)), params.means.dtype)
+    dtype = params.means.dtype
+    return jnp.asarray(params.covariance.share(jnp.sum(params.is_on, dtype=dtype)), dtype)
 
 
 def _degrees(values: _Values, params: GMM) -> Array:
     """What the prior adds to a component's count where covariances are divided by it, of shape ()."""
     own = params.covariance.prior_degrees(values.degrees, params.means.shape[1])
-    return _share(params) * own + (values.shrinkage > 0).astype(values.shrinkage.dtype)
+    return _share(params) * own + (values.shrinkage > 0).astype(own.dtype)
 
 
 def _pseudo_rows(scale: Array) -> Array:

@@ -12,6 +12,7 @@ from jaxmix.kernels import nearest
 from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
+from jaxmix.solve.loop import padded
 from jaxmix.solve.run import best, check, framed, in_own_units, run_many
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
@@ -197,8 +198,7 @@ def _without_empty(fits: Fit, data: Data) -> Fit:
     params, loss = jax.lax.map(lambda params: steps.fill_empty(params, data), fits.params)
     changed = jnp.any(params != fits.params, axis=(1, 2)) & (fits.status != Status.NONFINITE)
     loss = jnp.where(changed, loss, fits.loss)
-    taken = jnp.arange(fits.trace.shape[1], dtype=jnp.int32)[None] < fits.num_steps[:, None]
-    trace = jnp.where(taken, fits.trace, loss[:, None])
+    trace = jax.vmap(padded)(fits.trace, fits.num_steps, loss)
     params = jnp.where(changed[:, None, None], params, fits.params)
     return fits._replace(params=params, loss=loss, trace=trace)
 

@@ -256,7 +256,9 @@ def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
       >>> kmeans.recentre(stats, jnp.array([[0.0]]), jnp.array([[1.5]])).costs.item()
       0.5
     """
-    shift = jnp.where(centers == about, 0, centers - about)
+    # A center without rows has nothing to move, and may stand at infinity.
+    has_rows = (stats.counts > 0)[:, None]
+    shift = jnp.where(has_rows, centers, 0) - jnp.where(has_rows, about, 0)
     counts = stats.counts[:, None]
     costs = stats.costs + jnp.sum(shift * (2 * stats.sums + counts * shift), axis=1)
     costs = jnp.maximum(costs, 0)  # a cluster on one point may round below

@@ -127,7 +127,10 @@ def _pair(a: ArrayLike, b: ArrayLike) -> Array | np.ndarray:
     a, b = _integers(a, "a"), _integers(b, "b")
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"`a` and `b` must both have shape (N,), got {a.shape} and {b.shape}.")
-    return np.stack([a, b]) if door.is_concrete(a, b) else jnp.stack([a, b])
+    if door.is_concrete(a, b):
+        return np.stack([a, b])
+    # In one dtype: a label beyond it becomes negative, and so is out of range still.
+    return jnp.stack([a, b] if a.dtype == b.dtype else [jnp.asarray(a).astype(int), jnp.asarray(b).astype(int)])
 
 
 def _labellings(

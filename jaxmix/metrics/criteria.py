@@ -109,4 +109,5 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
 
 
 def _schwarz(params: gmm.GMM, data: Data) -> Array:
-    return params.num_free_parameters.astype(data.x.dtype) * jnp.log(jnp.sum(data.weights))
+    log_rows = jnp.log(jnp.sum(data.weights))
+    return params.num_free_parameters.astype(log_rows.dtype) * log_rows

@@ -64,8 +64,7 @@ def _assignment(a: Array, a_on: Array, b: Array, b_on: Array) -> Array:
     largest = jnp.max(jnp.where(both, costs, 0))
     costs = jnp.where(both, costs, jnp.where(unequal, jnp.where(largest > 0, largest, 1), 0))
     finite = jnp.all(jnp.isfinite(costs))
-    # Optax mixes dtypes here, which a user's "strict" promotion would reject.
-    with jax.numpy_dtype_promotion("standard"):
-        first, second = optax.assignment.hungarian_algorithm(jnp.where(finite, costs, 0))
+    # In the default float, as optax's own numbers are.
+    first, second = optax.assignment.hungarian_algorithm(jnp.where(finite, costs, 0).astype(float))
     found = jnp.zeros(a.shape[0], jnp.int32).at[first].set(second.astype(jnp.int32))
     return jnp.where(finite, found, -1)

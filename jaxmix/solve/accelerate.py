@@ -285,8 +285,9 @@ def damped_least_squares(columns: Array, target: Array, share: Array) -> Array:
     wanted = share * jnp.sum(jnp.square(solution(jnp.zeros_like(largest))))
     # The root lies between the shares of the smallest and of the largest eigenvalue: halved on a logarithmic scale.
     stretch = 1 / jnp.sqrt(share) - 1
-    smallest = jnp.min(jnp.where(kept, eigenvalues, jnp.inf))
-    bracket = (jnp.log(smallest * stretch), jnp.log(largest * stretch))
+    smallest = jnp.min(jnp.where(kept, eigenvalues, largest))
+    some = largest > 0
+    bracket = tuple(jnp.log(jnp.where(some, value * stretch, 1)) for value in (smallest, largest))
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
@@ -296,4 +297,4 @@ def damped_least_squares(columns: Array, target: Array, share: Array) -> Array:
 
     low, high = jax.lax.fori_loop(0, 30, halve, bracket)
     coefficients = linalg.dot(vectors, solution(jnp.exp((low + high) / 2))[:, None])[:, 0]
-    return jnp.where(largest > 0, coefficients, 0)
+    return jnp.where(some, coefficients, 0)

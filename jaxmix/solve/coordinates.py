@@ -28,7 +28,8 @@ def from_vector(problem: Problem, vector: Array, like: Params) -> Params:
 
 def difference(after: Array, before: Array) -> Array:
     """`after - before`, with 0 for coordinates at infinity: what is switched off does not move."""
-    change = after - before
+    both = jnp.isfinite(after) & jnp.isfinite(before)
+    change = jnp.where(both, after, 0) - jnp.where(both, before, 0)
     return jnp.where(jnp.isfinite(change), change, 0)
 
 

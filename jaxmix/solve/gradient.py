@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -140,7 +141,7 @@ class Gradient:
         return state.passes
 
     def _optimizer(self, data: Data) -> optax.GradientTransformationExtraArgs:
-        return optax.with_extra_args_support(self.optimizer(jnp.asarray(self.learning_rate, data.x.dtype)))
+        return lenient(lambda: self.optimizer(jnp.asarray(self.learning_rate, data.x.dtype)))
 
     def _full(self, problem: Problem, state: GradientState, data: Data) -> tuple[GradientState, Array]:
         total_weight = jnp.sum(data.weights)
@@ -194,6 +195,23 @@ class Gradient:
         return after._replace(passes=passes, key=next_key), loss
 
 
+def lenient(make: Callable[[], optax.GradientTransformation]) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that runs under `jax_numpy_dtype_promotion="strict"`: optax's own sums mix integers and floats."""
+    standard = partial(jax.numpy_dtype_promotion, "standard")
+    with standard():
+        optimizer = optax.with_extra_args_support(make())
+
+    def init(params: Params) -> Any:
+        with standard():
+            return optimizer.init(params)
+
+    def update(updates: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
+        with standard():
+            return optimizer.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def _constrain(problem: Problem, free: Params, anchor: Params) -> Params:
     return problem.constrain(coordinates.pin(free, anchor))
 
@@ -205,11 +223,9 @@ def _update(
     gradient: Params,
     value_fn: Callable[[Params], Array],
 ) -> tuple[Params, Any]:
-    # Optax counts its steps in integers, and multiplies by them, which a user's "strict" promotion would reject.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, optimizer_state = optimizer.update(
-            gradient, state.optimizer, state.free, value=value, grad=gradient, value_fn=value_fn
-        )
+    updates, optimizer_state = optimizer.update(
+        gradient, state.optimizer, state.free, value=value, grad=gradient, value_fn=value_fn
+    )
     return optax.apply_updates(state.free, updates), optimizer_state
 
 

@@ -11,7 +11,7 @@ from jax import Array
 from jaxmix import door, linalg
 from jaxmix.solve import coordinates, monotone
 from jaxmix.solve.decrement import guarded
-from jaxmix.solve.gradient import GRADIENT_PASSES
+from jaxmix.solve.gradient import GRADIENT_PASSES, lenient
 from jaxmix.solve.loop import objective
 from jaxmix.types import Data, Params, Problem, Progress, Status
 
@@ -117,7 +117,7 @@ class LBFGS:
             decrement=jnp.where(at_rest, 0, decrement).astype(state.decrement.dtype),
             fresh=~lower,
             stuck=~lower & state.fresh,
-            passes=state.passes + GRADIENT_PASSES * jnp.asarray(search.info.num_linesearch_steps, state.passes.dtype),
+            passes=state.passes + GRADIENT_PASSES * search.info.num_linesearch_steps.astype(state.passes.dtype),
         )
         return after, state.value * total_weight
 
@@ -136,19 +136,17 @@ class LBFGS:
         return state.passes
 
     def _search(self, problem: Problem, state: LBFGSState, data: Data) -> tuple[Any, Any]:
-        # Optax's line search mixes dtypes, which a user's "strict" promotion would reject.
-        with jax.numpy_dtype_promotion("standard"):
-            return self._optimizer().update(
-                state.gradient,
-                state.optimizer,
-                state.point,
-                value=state.value,
-                grad=state.gradient,
-                value_fn=lambda point: _mean_loss(problem, point, state.anchor, data),
-            )
+        return self._optimizer().update(
+            state.gradient,
+            state.optimizer,
+            state.point,
+            value=state.value,
+            grad=state.gradient,
+            value_fn=lambda point: _mean_loss(problem, point, state.anchor, data),
+        )
 
     def _optimizer(self) -> optax.GradientTransformationExtraArgs:
-        return optax.lbfgs(memory_size=self.memory)
+        return lenient(lambda: optax.lbfgs(memory_size=self.memory))
 
 
 def _at(problem: Problem, point: Array, anchor: Params) -> Params:

@@ -65,6 +65,11 @@ def objective(problem: Problem, params: Params, data: Data) -> Array:
     return problem.loss(params, data) + penalty(problem, params)
 
 
+def padded(trace: Array, num_steps: Array, loss: Array) -> Array:
+    """The trace with the last loss from the last step on."""
+    return jnp.where(jnp.arange(trace.shape[0], dtype=num_steps.dtype) < num_steps, trace, loss)
+
+
 def parts(
     problem: Problem, solver: Solver, like: Params, data: Data, rtol: Array, atol: Array, max_steps: int
 ) -> Parts:
@@ -112,7 +117,7 @@ def parts(
             status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
             num_steps=carry.num_steps,
             num_passes=jnp.asarray(solver.num_passes(carry.state, carry.num_steps), loss_type),
-            trace=jnp.where(jnp.arange(max_steps + 1, dtype=jnp.int32) < carry.num_steps, carry.trace, loss),
+            trace=padded(carry.trace, carry.num_steps, loss),
         )
 
     return Parts(begin, running, body, finish)

@@ -126,8 +126,10 @@ class Stepwise:
 
     def status(self, state: StepwiseState, progress: Progress) -> Array:
         """Converged when the loss has hardly changed over `patience` epochs in a row."""
-        quiet = jnp.all(jnp.abs(jnp.diff(state.last_losses)) < progress.tolerance)
-        return jnp.where(quiet, Status.CONVERGED, Status.RUNNING)
+        after, before = state.last_losses[:-1], state.last_losses[1:]
+        known = jnp.isfinite(before)
+        quiet = known & (jnp.abs(after - jnp.where(known, before, 0)) < progress.tolerance)
+        return jnp.where(jnp.all(quiet), Status.CONVERGED, Status.RUNNING)
 
     def num_passes(self, state: StepwiseState, num_steps: Array) -> Array:
         """One for each epoch's batches, and one for its exact loss."""

@@ -99,7 +99,8 @@ def test_a_start_of_nan_ends_alone(fits, solver):
     many = solve.run_many(case.problem, row.solver, starts, case.data, max_steps=row.max_steps)
     assert many.status[1] == Status.NONFINITE
     assert many.num_steps[1] == 0
-    assert not np.isfinite(many.loss[1])
+    assert np.isnan(many.loss[1])
+    assert np.isnan(many.trace[1]).all()
     others = np.array([0, 2])
     chex.assert_trees_all_equal(
         jax.tree.map(lambda leaf: leaf[others], many), jax.tree.map(lambda leaf: leaf[others], clean)
