@@ -4,18 +4,9 @@ from jaxmix.gmm import start
 from jaxmix.gmm.bound import complete_log_likelihood, elbo, entropy, expected_complete_log_likelihood
 from jaxmix.gmm.covariance import Covariance, Diagonal, Full, Moments, Spherical, Tied, TiedDiagonal, TiedSpherical
 from jaxmix.gmm.em import GaussianMixture, Stats, e_step, m_step, recentre
+from jaxmix.gmm.features import conditional, marginal
 from jaxmix.gmm.fit import fit, fit_all
-from jaxmix.gmm.model import (
-    GMM,
-    conditional,
-    log_joint,
-    log_likelihood,
-    log_prob,
-    marginal,
-    predict,
-    responsibilities,
-    sample,
-)
+from jaxmix.gmm.model import GMM, log_joint, log_likelihood, log_prob, predict, responsibilities, sample
 from jaxmix.gmm.posterior import Hard, Posterior, Soft, Tempered
 from jaxmix.gmm.prior import NormalInverseWishart, fraley_raftery
 

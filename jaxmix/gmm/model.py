@@ -1,16 +1,18 @@
-"""The mixture itself: densities, responsibilities, draws, marginals and conditionals."""
+"""The mixture itself: densities, responsibilities and draws."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxmix import door, linalg
-from jaxmix.gmm.covariance import Covariance, Full
+from jaxmix.gmm.covariance import Covariance, Full, Tied
+from jaxmix.gmm.covariance.base import half_log_determinant
 from jaxmix.gmm.given import as_mixture
+from jaxmix.kernels import far
 from jaxmix.types import ArrayLike
 
 
@@ -153,7 +155,7 @@ def log_likelihood(params: GMM, x: ArrayLike, *, weights: ArrayLike | None = Non
       -1.8379
     """
     data = door.as_data(x, weights)
-    return jnp.sum(data.weights * log_prob(params, data.x))
+    return linalg.weighted_sum(data.weights, log_prob(params, data.x))
 
 
 def responsibilities(params: GMM, x: ArrayLike) -> Array:
@@ -181,7 +183,8 @@ def responsibilities(params: GMM, x: ArrayLike) -> Array:
       >>> gmm.responsibilities(mixture, jnp.zeros((1, 1))).tolist()
       [[0.5, 0.5]]
     """
-    return jax.nn.softmax(log_joint(params, x), axis=1)
+    rows = door.as_data(x).x
+    return posterior(as_mixture(params, rows.shape[1]), rows)
 
 
 def predict(params: GMM, x: ArrayLike) -> Array:
@@ -210,8 +213,8 @@ def predict(params: GMM, x: ArrayLike) -> Array:
       >>> gmm.predict(mixture, jnp.array([[1.0], [8.0]])).tolist()
       [0, 1]
     """
-    joint = log_joint(params, x)
-    return jnp.where(jnp.isfinite(jnp.max(joint, axis=1)), jnp.argmax(joint, axis=1), -1).astype(jnp.int32)
+    rows = door.as_data(x).x
+    return _labels(as_mixture(params, rows.shape[1]), rows)
 
 
 def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
@@ -249,85 +252,6 @@ def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
     return params.means[labels] + params.covariance.colour(labels, noise), labels
 
 
-def marginal(params: GMM, features: Sequence[int]) -> GMM:
-    r"""The mixture of some of the features: a mixture again.
-
-    $$p(x_a) = \sum_k \pi_k N(x_a \mid m_{k,a}, C_{k,aa})$$
-
-    Args:
-      params: a mixture over D features.
-      features: the features to keep, distinct, static.
-
-    Returns:
-      A `GMM` over these features in this order, with a `Full` covariance.
-
-    Raises:
-      ValueError: for no feature, a repeated one, or one out of range.
-
-    References:
-      Bishop (2006), equation 2.98.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float))
-      >>> gmm.marginal(mixture, [2, 0]).means.shape
-      (1, 2)
-    """
-    params = as_mixture(params)
-    kept = _features(params, features)
-    block = params.covariances[:, kept[:, None], kept[None, :]]
-    return GMM(params.log_weights, params.means[:, kept], Full(linalg.cholesky(block)))
-
-
-def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
-    r"""The mixture of the other features, given the values of some: a mixture again.
-
-    $$p(x_b \mid x_a) = \sum_k r_k(x_a)\, N\!\left(x_b \mid m_{k,b} + C_{k,ba} C_{k,aa}^{-1} (x_a - m_{k,a}),\;
-      C_{k,bb} - C_{k,ba} C_{k,aa}^{-1} C_{k,ab}\right)$$
-
-    Args:
-      params: a mixture over D features.
-      features: the features that are known, distinct and not all, static.
-      values: array of shape (len(features),), their values.
-
-    Returns:
-      A `GMM` over the other features in ascending order, with a `Full` covariance.
-
-    Raises:
-      ValueError: as `marginal` does, if no feature is left, or for values of another shape.
-
-    References:
-      Bishop (2006), equations 2.81 and 2.82.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float))
-      >>> gmm.conditional(mixture, [1], jnp.array([5.0])).means.shape
-      (1, 2)
-    """
-    params = as_mixture(params)
-    known = _features(params, features)
-    values = door.as_floating(values, "values").astype(params.means.dtype)
-    if values.shape != known.shape:
-        raise ValueError(f"`values` must have shape {known.shape}, one for each of `features`, got {values.shape}.")
-    left = np.setdiff1d(np.arange(params.means.shape[1]), known)
-    if left.size == 0:
-        raise ValueError("`features` names all features: none is left to have a distribution.")
-    given = marginal(params, features)
-    covariances = params.covariances
-    cross = covariances[:, known[:, None], left[None, :]]
-    inverse = linalg.inverse_tril(linalg.cholesky(given.covariances))
-    gain = jnp.matmul(inverse, cross, precision=linalg.PRECISION)  # (K, A, B)
-    shift = jnp.einsum("kij,kj->ki", inverse, values[None] - given.means, precision=linalg.PRECISION)
-    means = params.means[:, left] + jnp.einsum("kab,ka->kb", gain, shift, precision=linalg.PRECISION)
-    block = covariances[:, left[:, None], left[None, :]]
-    explained = jnp.einsum("kac,kab->kcb", gain, gain, precision=linalg.PRECISION)
-    log_weights = jax.nn.log_softmax(joint(given, values[None])[0])
-    return GMM(log_weights, means, Full(linalg.cholesky(block - explained)))
-
-
 @jax.jit
 def joint(params: GMM, x: Array) -> Array:
     """`log_joint` of rows that the door has seen."""
@@ -340,10 +264,72 @@ def joint_of(params: GMM) -> Callable[[Array], Array]:
     return lambda x: params.log_weights[None] + log_density(x)
 
 
-def _features(params: GMM, features: Sequence[int]) -> np.ndarray:
-    kept, num_features = np.asarray(features), params.means.shape[1]
-    if kept.ndim != 1 or kept.size == 0 or not np.issubdtype(kept.dtype, np.integer):
-        raise ValueError(f"`features` must be a sequence of at least one integer, got {features!r}.")
-    if len(set(kept.tolist())) < kept.size or kept.min() < 0 or kept.max() >= num_features:
-        raise ValueError(f"`features` must be distinct and lie in [0, {num_features}), got {features!r}.")
-    return kept
+def factors(params: GMM) -> Array:
+    """Lower Cholesky factors of the covariances of any family, of shape (K, D, D); no covariance is multiplied out."""
+    k, num_features = params.means.shape
+    if isinstance(params.covariance, (Full, Tied)):
+        return jnp.broadcast_to(params.covariance.scale_tril, (k, num_features, num_features))
+    labels = jnp.repeat(jnp.arange(k, dtype=jnp.int32), num_features)
+    unit = jnp.tile(jnp.eye(num_features, dtype=params.means.dtype), (k, 1))
+    # What a family makes of the unit vectors are the columns of a root.
+    columns = params.covariance.colour(labels, unit).reshape(k, num_features, num_features)
+    return linalg.lower_factor(jnp.swapaxes(columns, 1, 2))
+
+
+@jax.jit
+def _labels(params: GMM, x: Array) -> Array:
+    found = joint_of(params)(x)
+    lost = _is_lost(found)
+    labels = jnp.where(lost, -1, jnp.argmax(found, axis=1)).astype(jnp.int32)
+
+    def of_far(params: GMM, part: Array) -> Array:
+        found = _far_joint(params, part)
+        return jnp.where(_is_lost(found), -1, jnp.argmax(found, axis=1)).astype(jnp.int32)
+
+    return far.mended(labels, lost, params, x, of_far, params.means.size)
+
+
+@partial(jax.jit, static_argnames="logarithm")
+def posterior(params: GMM, x: Array, *, logarithm: bool = False) -> Array:
+    """`responsibilities` of rows that the door has seen, or their logarithms.
+
+    Those of rows so far away that every density is zero are of the largest exponents, and have no slope.
+    """
+    return _posterior(jax.nn.log_softmax if logarithm else jax.nn.softmax, params, x)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _posterior(normalize: Callable[[Array], Array], params: GMM, x: Array) -> Array:
+    found = joint_of(params)(x)
+    return far.mended(
+        normalize(found),
+        _is_lost(found),
+        params,
+        x,
+        lambda params, part: normalize(_far_joint(params, part)),
+        params.means.size,
+    )
+
+
+@_posterior.defjvp
+def _posterior_jvp(
+    normalize: Callable[[Array], Array], primals: tuple[GMM, Array], tangents: tuple[GMM, Array]
+) -> tuple[Array, Array]:
+    params, x = primals
+    lost = _is_lost(joint_of(jax.lax.stop_gradient(params))(jax.lax.stop_gradient(x)))[:, None]
+    # At a mean, where derivatives are finite: zero times those of a far row would be NaN.
+    near = jnp.where(lost, params.means[jnp.argmax(params.is_on)][None], x)
+    slope = jax.jvp(lambda *inputs: normalize(joint_of(inputs[0])(inputs[1])), (params, near), tangents)[1]
+    return _posterior(normalize, params, x), jnp.where(lost, 0, slope)
+
+
+def _is_lost(found: Array) -> Array:
+    return ~jnp.isfinite(jnp.max(found, axis=1))
+
+
+def _far_joint(params: GMM, x: Array) -> Array:
+    """`joint` less a number for each row, for rows so far away that every density is zero."""
+    tril = factors(params)
+    gaps, power = far.excess(x, params.means, params.is_on, linalg.inverse_tril(tril))
+    constants = params.log_weights - half_log_determinant(tril)
+    return jnp.where(params.is_on[None], constants[None] - 0.5 * jnp.ldexp(gaps, power), -jnp.inf)

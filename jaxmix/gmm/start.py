@@ -31,7 +31,7 @@ def from_responsibilities(
     prior's mode.
 
     Args:
-      resp: array of shape (N, K), non-negative.
+      resp: array of shape (N, K), non-negative; anything in rows of weight zero.
       data: `Data`, or an array of shape (N, D).
       family: a covariance family.
       problem: whose M-step is taken: its regularization holds for the start too.
@@ -56,6 +56,7 @@ def from_responsibilities(
     resp = door.as_floating(resp, "resp").astype(data.x.dtype)
     if resp.ndim != 2 or resp.shape[0] != data.x.shape[0]:
         raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {resp.shape}.")
+    resp = linalg.fill_absent(resp, data.weights)
     if door.is_concrete(resp) and not bool((resp >= 0).all()):
         raise ValueError("`resp` must be non-negative, and not NaN.")
     log_weights = jnp.zeros(resp.shape[1], data.x.dtype)

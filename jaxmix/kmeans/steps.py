@@ -273,7 +273,7 @@ def loss(centers: Array, data: Data) -> Array:
 @jax.jit
 def loss_at(centers: Array, data: Data, labels: Array) -> Array:
     """J with every row at the center of its label; differentiable in `centers`."""
-    return jnp.sum(data.weights * _costs(centers, data.x, labels))
+    return linalg.weighted_sum(data.weights, _costs(centers, data.x, labels))
 
 
 def is_on(centers: Array) -> Array:
@@ -313,4 +313,4 @@ def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
         return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
 
     centers, labels = jax.lax.while_loop(unfilled, fill, (centers, nearest.plain(centers, data.x)))
-    return centers, jnp.sum(data.weights * _costs(centers, data.x, labels))
+    return centers, linalg.weighted_sum(data.weights, _costs(centers, data.x, labels))

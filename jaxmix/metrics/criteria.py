@@ -6,7 +6,7 @@ Lower is better, as in scikit-learn; those of mclust have the other sign.
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, gmm
+from jaxmix import door, gmm, linalg
 from jaxmix.types import ArrayLike, Data
 
 
@@ -103,7 +103,7 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       5.062
     """
     data = door.as_data(x, weights)
-    complete = jnp.sum(data.weights * jnp.max(gmm.log_joint(params, data.x), axis=1))
+    complete = linalg.weighted_sum(data.weights, jnp.max(gmm.log_joint(params, data.x), axis=1))
     return -2 * complete + _schwarz(params, data)
 
 
