@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxmix import frame, memory
+from jaxmix import frame, linalg, memory
 from jaxmix.types import ArrayLike, Data
 
 
@@ -140,13 +140,9 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
         raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")
     if is_concrete(weights) and memory.on_host(weights).all():
         return Data(x, weights, origin)
-    return Data(_silenced(x, weights), weights, origin)
-
-
-@jax.jit
-def _silenced(x: Array, weights: Array) -> Array:
-    # 0 * NaN is NaN: a row that is not there must not be heard.
-    return jnp.where((weights == 0)[:, None], 0, x)
+    if is_concrete(x, weights):
+        return Data(memory.copied(linalg.fill_absent(memory.on_host(x), memory.on_host(weights))), weights, origin)
+    return Data(linalg.fill_absent(x, weights), weights, origin)
 
 
 def _look_at(data: Data) -> None:
@@ -156,7 +152,7 @@ def _look_at(data: Data) -> None:
         finite = math.isfinite(x.min()) and math.isfinite(x.max())
         least, most = float(weights.min()), float(weights.max())
     if not finite:
-        bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1) & (np.asarray(weights) != 0))
         raise ValueError(
             f"`x` must be finite, but {len(bad)} rows hold NaN or infinity (the first is row {bad[0]}). "
             "Drop them, or give them weight 0."
@@ -307,12 +303,18 @@ def as_codes(labels: ArrayLike, k: int) -> tuple[Array, Array]:
 def as_labels(labels: ArrayLike, data: Data, k: int) -> tuple[Array, Data]:
     """Labels as int32 of shape (N,), and the data; weights are poisoned if a traced label is out of range.
 
+    Those of rows of weight zero are not looked at.
+
     Raises:
       ValueError: for another shape, a dtype that is not integer, or a concrete label out of range.
     """
-    codes, valid = as_codes(labels, k)
-    if codes.shape != data.x.shape[:1]:
-        raise ValueError(f"`labels` must have shape ({data.x.shape[0]},), one for each row, got {codes.shape}.")
-    if is_concrete(labels):
-        return codes, data
-    return codes, data._replace(weights=jnp.where(jnp.all(valid), data.weights, jnp.nan))
+    labels = as_array(labels, "labels")
+    if labels.shape != data.x.shape[:1]:
+        raise ValueError(f"`labels` must have shape ({data.x.shape[0]},), one for each row, got {labels.shape}.")
+    if not is_concrete(labels, data.weights):
+        codes, valid = as_codes(linalg.fill_absent(jnp.asarray(labels), data.weights), k)
+        return codes, data._replace(weights=jnp.where(jnp.all(valid), data.weights, jnp.nan))
+    # Under jit even operations on concrete arrays are staged, unless evaluated here.
+    with jax.ensure_compile_time_eval():
+        weights = np.asarray(data.weights)
+        return as_codes(labels if weights.all() else linalg.fill_absent(np.asarray(labels), weights), k)[0], data

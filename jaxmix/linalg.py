@@ -1,7 +1,10 @@
 """Small numerics that everything stands on: distances, sums by label, safe division, named precision."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 PRECISION = jax.lax.Precision.HIGHEST
@@ -83,22 +86,47 @@ def safe_divide(numerator: Array, denominator: Array, fallback: Array | float = 
 
 
 def weighted_sum(weights: Array, values: Array) -> Array:
-    r"""The sum $\sum_n w_n v_n$ without the entries of weight 0, which may be infinite or NaN.
+    r"""The sum over rows, $\sum_n w_n v_n$, in which a row of weight zero counts for nothing, whatever its value.
+
+    A product alone would be NaN where a row of weight zero has an infinite value.
 
     Args:
-      weights: Array of any shape.
-      values: Array of the same shape.
+      weights: Array of shape (N,).
+      values: Array of shape (N,).
 
     Returns:
       Array of shape ().
 
     Example:
+      >>> import jax.numpy as jnp
       >>> weighted_sum(jnp.array([2.0, 0.0]), jnp.array([3.0, -jnp.inf])).item()
       6.0
     """
-    # Twice: the slope of an entry that is left out is 0 too.
-    present = weights != 0
-    return jnp.sum(jnp.where(present, weights * jnp.where(present, values, 0), 0))
+    return jnp.sum(weights * jnp.where(weights == 0, 0, values))
+
+
+def fill_absent(values: Array | np.ndarray, weights: Array | np.ndarray) -> Any:
+    """Rows of weight zero take the values of the first row that is there, and so are as harmless as that one.
+
+    Zero times infinity or NaN is NaN, in values as in derivatives: a row that is not there must hold neither.
+
+    Args:
+      values: array of shape (N, ...).
+      weights: array of shape (N,).
+
+    Returns:
+      Array of shape (N, ...), of NumPy where both are.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> fill_absent(jnp.array([jnp.nan, 5.0]), jnp.array([0.0, 1.0])).tolist()
+      [5.0, 5.0]
+    """
+    numpy: Any = np if isinstance(values, np.ndarray) and isinstance(weights, np.ndarray) else jnp
+    values = numpy.asarray(values)
+    first = numpy.expand_dims(values[numpy.argmax(weights > 0)], 0)
+    absent = (weights == 0).reshape(-1, *(1,) * (values.ndim - 1))
+    return numpy.where(absent, first, values)
 
 
 def cholesky(matrices: Array) -> Array:
@@ -167,6 +195,61 @@ def pivoted_cholesky(matrix: Array, least: float) -> tuple[Array, Array]:
 
     left, rows = jax.lax.scan(step, matrix, None, length=matrix.shape[0])
     return rows, left
+
+
+@jax.custom_jvp
+def lower_factor(roots: Array) -> Array:
+    r"""Lower Cholesky factors of $A A^T$ from A itself, $L L^T = A A^T$: the transposed R of the QR of $A^T$.
+
+    The product $A A^T$ would lose every deviation below the square root of the rounding unit, relative to the largest;
+    here one is kept to the rounding of the largest. A root that is triangular already is returned as it is. As
+    `cholesky`, it uses no LAPACK.
+
+    Args:
+      roots: Array of shape (..., P, D), P <= D.
+
+    Returns:
+      Array of shape (..., P, P), lower triangular with a positive diagonal. Where a row depends linearly on those above
+      it, its diagonal entry is rounding, or NaN.
+
+    References:
+      Golub and Van Loan (2013), section 5.2.8: QR by the modified Gram-Schmidt method.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> lower_factor(jnp.array([[0.0, 2.0], [3.0, 4.0]])).tolist()
+      [[2.0, 0.0], [4.0, 3.0]]
+    """
+    rows = jnp.arange(roots.shape[-2], dtype=jnp.int32)
+
+    def step(left: Array, j: Array) -> tuple[Array, Array]:
+        row = left[..., j, :]
+        # In units of its largest entry: the square of a small deviation would be zero.
+        largest = jnp.max(jnp.abs(row), axis=-1, keepdims=True)
+        length = largest * jnp.sqrt(jnp.sum(jnp.square(row / largest), axis=-1, keepdims=True))
+        # Division rounds: where there is nothing to turn, nothing is.
+        is_single = jnp.sum(row != 0, axis=-1, keepdims=True) == 1
+        length = jnp.where(is_single, largest, length)
+        unit = jnp.where(is_single, jnp.sign(row), row / length)
+        column = jnp.einsum("...ij,...j->...i", left, unit, precision=PRECISION)
+        column = jnp.where(rows == j, length, jnp.where(rows > j, column, 0))
+        return left - column[..., :, None] * unit[..., None, :], column
+
+    return jnp.moveaxis(jax.lax.scan(step, roots, rows)[1], 0, -1)
+
+
+@lower_factor.defjvp
+def _lower_factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # As of a Cholesky factor, dL = L Phi(L^-1 dC L^-T), where L^-1 dC L^-T = G + G^T: C itself is never formed.
+    factors = lower_factor(*primals)
+    inverse = inverse_tril(factors)
+    turned = jnp.matmul(inverse, primals[0], precision=PRECISION)
+    half = jnp.matmul(
+        jnp.matmul(inverse, tangents[0], precision=PRECISION), jnp.swapaxes(turned, -1, -2), precision=PRECISION
+    )
+    lower = jnp.tril(half + jnp.swapaxes(half, -1, -2), -1)
+    diagonal = jnp.tril(half) - jnp.tril(half, -1)
+    return factors, jnp.matmul(factors, lower + diagonal, precision=PRECISION)
 
 
 @jax.custom_jvp

@@ -120,6 +120,39 @@ def map_chunks(function: Callable[[Array | int, Data], Array], data: Data, size:
     return jax.lax.scan(body, jnp.zeros(num_rows, dtype), indices)[0]
 
 
+def recompute(found: Array, needed: Array, function: Callable[[Array, int], Array], size: int) -> Array:
+    """What was found for each row, or, where that is needed, what `function` finds, in chunks of rows.
+
+    A loop, not a branch: under `vmap` a branch would take both its sides. Where it is not needed `function` is not run.
+
+    Args:
+      found: Array of shape (N, ...).
+      needed: Array of shape (), boolean.
+      function: from the index of the first row, and how many rows, to an array of shape (rows, ...).
+      size: the most rows a chunk.
+
+    Returns:
+      Array of shape (N, ...).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> recompute(jnp.zeros(3), jnp.array(True), lambda first, size: first + jnp.arange(1.0 * size), 2).tolist()
+      [0.0, 1.0, 2.0]
+    """
+    num_rows = found.shape[0]
+    # In two chunks or more, or XLA would take the one out of the loop and run it always.
+    size = min(-(-num_rows // 2), size)
+    num_chunks = -(-num_rows // size)
+
+    def correct(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, index = carry
+        first = jnp.minimum(index * size, num_rows - size)
+        return jax.lax.dynamic_update_slice_in_dim(found, function(first, size), first, axis=0), index + 1
+
+    start = jnp.where(needed, 0, num_chunks)
+    return jax.lax.while_loop(lambda carry: carry[1] < num_chunks, correct, (found, start))[0]
+
+
 def _chunk(data: Data, size: int, index: Array) -> tuple[Array, Data]:
     """Where a chunk starts, and its rows: the last one overlaps the one before, its repeated rows at weight 0."""
     first = index * size

@@ -2,6 +2,7 @@
 
 from jaxmix.gmm import start
 from jaxmix.gmm.bound import complete_log_likelihood, elbo, entropy, expected_complete_log_likelihood
+from jaxmix.gmm.construct import mixture
 from jaxmix.gmm.covariance import Covariance, Diagonal, Full, Moments, Spherical, Tied, TiedDiagonal, TiedSpherical
 from jaxmix.gmm.em import GaussianMixture, Stats, e_step, m_step, recentre
 from jaxmix.gmm.features import conditional, marginal
@@ -41,6 +42,7 @@ __all__ = [
     "log_prob",
     "m_step",
     "marginal",
+    "mixture",
     "predict",
     "recentre",
     "responsibilities",

@@ -1,9 +1,11 @@
 """The latent-variable side: complete log-likelihood, its expectation, and the evidence lower bound."""
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import door, linalg
@@ -44,8 +46,8 @@ def complete_log_likelihood(
     data = door.as_data(x, weights)
     params = as_mixture(params, data.x.shape[1])
     labels, data = door.as_labels(labels, data, params.means.shape[0])
-    chosen = jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0]
-    return linalg.weighted_sum(data.weights, chosen)
+    own = jnp.take_along_axis(joint(params, data.x), labels[:, None], axis=1)[:, 0]
+    return linalg.weighted_sum(data.weights, own)
 
 
 def expected_complete_log_likelihood(
@@ -79,9 +81,10 @@ def expected_complete_log_likelihood(
     """
     data = door.as_data(x, weights)
     joint_log = joint(as_mixture(params, data.x.shape[1]), data.x)
-    shares = as_responsibilities(resp, joint_log.shape, joint_log.dtype)
-    # A share of 0 of a component that is switched off, whose joint density is -inf, counts as 0.
-    return linalg.weighted_sum(data.weights[:, None] * shares, joint_log)
+    shares = as_responsibilities(resp, joint_log.shape, joint_log.dtype, data.weights)
+    # 0 times the -inf of a component that is switched off is 0, and so is its slope.
+    known = jnp.where(shares > 0, joint_log, 0)
+    return linalg.weighted_sum(data.weights, jnp.sum(shares * known, axis=1))
 
 
 def elbo(params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -114,7 +117,7 @@ def elbo(params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLik
     """
     data = door.as_data(x, weights)
     params = as_mixture(params, data.x.shape[1])
-    shares = as_responsibilities(resp, (data.x.shape[0], params.means.shape[0]), params.means.dtype)
+    shares = as_responsibilities(resp, (data.x.shape[0], params.means.shape[0]), params.means.dtype, data.weights)
     return expected_complete_log_likelihood(params, data, shares) + entropy(shares, weights=data.weights)
 
 
@@ -145,14 +148,17 @@ def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     shares = door.as_floating(resp, "resp")
     if shares.ndim != 2:
         raise ValueError(f"`resp` must have shape (N, K), got {shares.shape}.")
-    shares = as_responsibilities(shares, shares.shape, shares.dtype)
+    counts = door.as_data(np.zeros((shares.shape[0], 1), shares.dtype), weights).weights
+    shares = as_responsibilities(shares, shares.shape, shares.dtype, counts)
     # `jax.scipy.special.entr` computes 0 log 0 on the way, which `jax.debug_nans` reports.
     rows = jnp.sum(shares * -jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
-    return jnp.sum(rows) if weights is None else linalg.weighted_sum(door.as_data(shares, weights).weights, rows)
+    return linalg.weighted_sum(counts, rows)
 
 
-def as_responsibilities(resp: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:
+def as_responsibilities(resp: ArrayLike, shape: tuple[int, ...], dtype: Any, weights: Array) -> Array:
     """Responsibilities as an array, or refused: of another shape, negative, or with rows that do not sum to 1.
+
+    Those of rows of weight zero may be anything. Where values are traced, a row that would be refused is NaN.
 
     Raises:
       ValueError: saying which.
@@ -160,9 +166,11 @@ def as_responsibilities(resp: ArrayLike, shape: tuple[int, ...], dtype: Any) -> 
     shares = door.as_floating(resp, "resp").astype(dtype)
     if shares.shape != shape:
         raise ValueError(f"`resp` must have shape (N, K) = {shape}, got {shares.shape}.")
-    if door.is_concrete(shares):
-        with jax.ensure_compile_time_eval():
-            tolerance = 100 * jnp.finfo(shares.dtype).eps
-            if not bool((shares >= 0).all() & (jnp.abs(shares.sum(axis=1) - 1) < tolerance).all()):
-                raise ValueError("`resp` must be non-negative, each row summing to 1.")
-    return shares
+    concrete = door.is_concrete(shares, weights)
+    with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
+        shares = linalg.fill_absent(shares, weights)
+        tolerance = 100 * jnp.finfo(shares.dtype).eps
+        known = (shares >= 0).all(axis=1) & (jnp.abs(shares.sum(axis=1) - 1) < tolerance)
+        if concrete and not bool(known.all()):
+            raise ValueError("`resp` must be non-negative, each row summing to 1.")
+    return shares if concrete else jnp.where(known[:, None], shares, jnp.nan)

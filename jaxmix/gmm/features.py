@@ -1,16 +1,19 @@
-"""The mixture of some features: alone, or given the values of the others."""
+"""Mixtures of some of the features: marginals and conditionals, from the rows of the Cholesky factors.
+
+No covariance is multiplied out and factored again, which would lose every deviation below the square root of the
+rounding unit, relative to the largest.
+"""
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg, memory
+from jaxmix import door, linalg
 from jaxmix.gmm.covariance import Full
 from jaxmix.gmm.given import as_mixture
-from jaxmix.gmm.model import GMM, joint
+from jaxmix.gmm.model import GMM, factors, posterior
 from jaxmix.types import ArrayLike
 
 
@@ -41,7 +44,7 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
     """
     params = as_mixture(params)
     kept = _features(params, features)
-    return GMM(params.log_weights, params.means[:, kept], Full(_factors_of(params, kept)))
+    return _marginal(params, kept, _reordered(params, np.concatenate([kept, _others(params, kept)]), kept.size))
 
 
 def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
@@ -59,7 +62,7 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
       A `GMM` over the other features in ascending order, with a `Full` covariance.
 
     Raises:
-      ValueError: as `marginal` does, if no feature is left, or for values of another shape or not finite.
+      ValueError: as `marginal` does, if no feature is left, or for values of another shape or that are not finite.
 
     References:
       Bishop (2006), equations 2.81 and 2.82.
@@ -76,34 +79,34 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
     values = door.as_floating(values, "values").astype(params.means.dtype)
     if values.shape != known.shape:
         raise ValueError(f"`values` must have shape {known.shape}, one for each of `features`, got {values.shape}.")
-    left = np.setdiff1d(np.arange(params.means.shape[1]), known)
+    if door.is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+        raise ValueError(f"`values` must be finite, got {np.asarray(values).tolist()}.")
+    left = _others(params, known)
     if left.size == 0:
         raise ValueError("`features` names all features: none is left to have a distribution.")
-    if door.is_concrete(values) and not np.isfinite(memory.on_host(values)).all():
-        raise ValueError(f"`values` must be finite, got {values}.")
-    # With the known features first, the blocks of the factor are those of the conditional distribution.
-    factors, num = _factors_of(params, np.concatenate([known, left])), known.size
-    given = GMM(params.log_weights, params.means[:, known], Full(factors[:, :num, :num]))
-    inverse = linalg.inverse_tril(factors[:, :num, :num])
-    shift = jnp.einsum("kij,kj->ki", inverse, values[None] - given.means, precision=linalg.PRECISION)
-    means = params.means[:, left] + jnp.einsum("kba,ka->kb", factors[:, num:, :num], shift, precision=linalg.PRECISION)
-    log_weights = jax.nn.log_softmax(joint(given, values[None])[0])
-    return GMM(log_weights, means, Full(factors[:, num:, num:]))
+    tril = _reordered(params, np.concatenate([known, left]), params.means.shape[1])
+    num = known.size
+    given = _marginal(params, known, tril[:, :num, :num])
+    # L_ba L_aa^-1 (x_a - m_a): the gain is never multiplied out.
+    inverse = linalg.inverse_tril(tril[:, :num, :num])
+    white = jnp.einsum("kij,kj->ki", inverse, values[None] - given.means, precision=linalg.PRECISION)
+    shift = jnp.einsum("kij,kj->ki", tril[:, num:, :num], white, precision=linalg.PRECISION)
+    log_weights = posterior(given, values[None], logarithm=True)[0]
+    return GMM(log_weights, params.means[:, left] + shift, Full(tril[:, num:, num:]))
 
 
-def _factors_of(params: GMM, features: np.ndarray) -> Array:
-    """Lower Cholesky factors of the covariances of some features in this order, (K, A, A), from those of all.
+def _marginal(params: GMM, kept: np.ndarray, tril: Array) -> GMM:
+    return GMM(params.log_weights, params.means[:, kept], Full(tril))
 
-    Nothing is multiplied out: of a variance beside a larger one that would take the digits.
-    """
-    k, num_features = params.means.shape
-    unit = jnp.tile(jnp.eye(num_features, dtype=params.means.dtype), (k, 1))
-    # What a family makes of the unit vectors are the columns of a factor.
-    columns = params.covariance.colour(jnp.repeat(jnp.arange(k), num_features), unit)
-    rows = jnp.swapaxes(columns.reshape(k, num_features, num_features), 1, 2)[:, features]
-    triangular = jnp.swapaxes(jnp.linalg.qr(jnp.swapaxes(rows, 1, 2), mode="r"), 1, 2)
-    signs = jnp.where(jnp.diagonal(triangular, axis1=1, axis2=2) < 0, -1, 1).astype(triangular.dtype)
-    return jnp.tril(triangular * signs[:, None, :])
+
+def _reordered(params: GMM, order: np.ndarray, num: int) -> Array:
+    """Cholesky factors of the first features of an order, (K, num, num)."""
+    # Columns may stand in any order, L L^T being a sum over them: in this one a diagonal stays a diagonal.
+    return linalg.lower_factor(factors(params)[:, order[:num, None], order[None, :]])
+
+
+def _others(params: GMM, features: np.ndarray) -> np.ndarray:
+    return np.setdiff1d(np.arange(params.means.shape[1]), features)
 
 
 def _features(params: GMM, features: Sequence[int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The mixture itself: densities, responsibilities and draws."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, linalg
-from jaxmix.gmm.covariance import Covariance
+from jaxmix.gmm.covariance import Covariance, Full, Tied
+from jaxmix.gmm.covariance.base import half_log_determinant
 from jaxmix.gmm.given import as_mixture
+from jaxmix.kernels import far
 from jaxmix.types import ArrayLike
 
 
@@ -180,7 +183,8 @@ def responsibilities(params: GMM, x: ArrayLike) -> Array:
       >>> gmm.responsibilities(mixture, jnp.zeros((1, 1))).tolist()
       [[0.5, 0.5]]
     """
-    return jax.nn.softmax(log_joint(params, x), axis=1)
+    rows = door.as_data(x).x
+    return posterior(as_mixture(params, rows.shape[1]), rows)
 
 
 def predict(params: GMM, x: ArrayLike) -> Array:
@@ -209,8 +213,8 @@ def predict(params: GMM, x: ArrayLike) -> Array:
       >>> gmm.predict(mixture, jnp.array([[1.0], [8.0]])).tolist()
       [0, 1]
     """
-    joint = log_joint(params, x)
-    return jnp.where(jnp.isfinite(jnp.max(joint, axis=1)), jnp.argmax(joint, axis=1), -1).astype(jnp.int32)
+    rows = door.as_data(x).x
+    return _labels(as_mixture(params, rows.shape[1]), rows)
 
 
 def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
@@ -258,3 +262,74 @@ def joint_of(params: GMM) -> Callable[[Array], Array]:
     """`joint` as a function of rows: what needs no rows is done once."""
     log_density = params.covariance.log_density(params.means)
     return lambda x: params.log_weights[None] + log_density(x)
+
+
+def factors(params: GMM) -> Array:
+    """Lower Cholesky factors of the covariances of any family, of shape (K, D, D); no covariance is multiplied out."""
+    k, num_features = params.means.shape
+    if isinstance(params.covariance, (Full, Tied)):
+        return jnp.broadcast_to(params.covariance.scale_tril, (k, num_features, num_features))
+    labels = jnp.repeat(jnp.arange(k, dtype=jnp.int32), num_features)
+    unit = jnp.tile(jnp.eye(num_features, dtype=params.means.dtype), (k, 1))
+    # What a family makes of the unit vectors are the columns of a root.
+    columns = params.covariance.colour(labels, unit).reshape(k, num_features, num_features)
+    return linalg.lower_factor(jnp.swapaxes(columns, 1, 2))
+
+
+@jax.jit
+def _labels(params: GMM, x: Array) -> Array:
+    found = joint_of(params)(x)
+    lost = _is_lost(found)
+    labels = jnp.where(lost, -1, jnp.argmax(found, axis=1)).astype(jnp.int32)
+
+    def of_far(params: GMM, part: Array) -> Array:
+        found = _far_joint(params, part)
+        return jnp.where(_is_lost(found), -1, jnp.argmax(found, axis=1)).astype(jnp.int32)
+
+    return far.mended(labels, lost, params, x, of_far, params.means.size)
+
+
+@partial(jax.jit, static_argnames="logarithm")
+def posterior(params: GMM, x: Array, *, logarithm: bool = False) -> Array:
+    """`responsibilities` of rows that the door has seen, or their logarithms.
+
+    Those of rows so far away that every density is zero are of the largest exponents, and have no slope.
+    """
+    return _posterior(jax.nn.log_softmax if logarithm else jax.nn.softmax, params, x)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _posterior(normalize: Callable[[Array], Array], params: GMM, x: Array) -> Array:
+    found = joint_of(params)(x)
+    return far.mended(
+        normalize(found),
+        _is_lost(found),
+        params,
+        x,
+        lambda params, part: normalize(_far_joint(params, part)),
+        params.means.size,
+    )
+
+
+@_posterior.defjvp
+def _posterior_jvp(
+    normalize: Callable[[Array], Array], primals: tuple[GMM, Array], tangents: tuple[GMM, Array]
+) -> tuple[Array, Array]:
+    params, x = primals
+    lost = _is_lost(joint_of(jax.lax.stop_gradient(params))(jax.lax.stop_gradient(x)))[:, None]
+    # At a mean, where derivatives are finite: zero times those of a far row would be NaN.
+    near = jnp.where(lost, params.means[jnp.argmax(params.is_on)][None], x)
+    slope = jax.jvp(lambda *inputs: normalize(joint_of(inputs[0])(inputs[1])), (params, near), tangents)[1]
+    return _posterior(normalize, params, x), jnp.where(lost, 0, slope)
+
+
+def _is_lost(found: Array) -> Array:
+    return ~jnp.isfinite(jnp.max(found, axis=1))
+
+
+def _far_joint(params: GMM, x: Array) -> Array:
+    """`joint` less a number for each row, for rows so far away that every density is zero."""
+    tril = factors(params)
+    gaps, power = far.excess(x, params.means, params.is_on, linalg.inverse_tril(tril))
+    constants = params.log_weights - half_log_determinant(tril)
+    return jnp.where(params.is_on[None], constants[None] - 0.5 * jnp.ldexp(gaps, power), -jnp.inf)

@@ -1,5 +1,6 @@
 """From centers, labels or responsibilities to a mixture."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ def from_responsibilities(
     prior's mode.
 
     Args:
-      resp: array of shape (N, K), non-negative.
+      resp: array of shape (N, K), non-negative; anything in rows of weight zero.
       data: `Data`, or an array of shape (N, D).
       family: a covariance family.
       problem: whose M-step is taken: its regularization holds for the start too.
@@ -53,14 +54,18 @@ def from_responsibilities(
       [1.0, 8.0]
     """
     data = door.as_data(data)
-    resp = door.as_floating(resp, "resp").astype(data.x.dtype)
-    if resp.ndim != 2 or resp.shape[0] != data.x.shape[0]:
-        raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {resp.shape}.")
-    if door.is_concrete(resp) and not (memory.on_host(resp) >= 0).all():
+    shares = door.as_floating(resp, "resp").astype(data.x.dtype)
+    if shares.ndim != 2 or shares.shape[0] != data.x.shape[0]:
+        raise ValueError(f"`resp` must have shape ({data.x.shape[0]}, K), got {shares.shape}.")
+    concrete = door.is_concrete(shares, data.weights)
+    # Under jit even operations on concrete arrays are staged, unless evaluated here.
+    with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
+        shares = linalg.fill_absent(shares, data.weights)
+    if concrete and not (memory.on_host(shares) >= 0).all():
         raise ValueError("`resp` must be non-negative, and not NaN.")
-    log_weights = jnp.zeros(resp.shape[1], data.x.dtype)
+    log_weights = jnp.zeros(shares.shape[1], data.x.dtype)
     problem = memory.without_numpy(problem)
-    return _maximise(resp, data, log_weights, problem, family=family, kinds=door.kinds(problem))
+    return _maximise(shares, data, log_weights, problem, family=family, kinds=door.kinds(problem))
 
 
 @partial(jax.jit, static_argnames=("family", "kinds"))

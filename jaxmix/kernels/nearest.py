@@ -277,20 +277,12 @@ def _by_expansion(centers: Array, origin: Array, platform: str) -> Finder:
 
 def _corrected(found: Array, right: Array, centers: Array, whole: Array, start: Array | int) -> Array:
     """The labels as they are where they are right, else those of direct differences, some rows at a time."""
-    num_rows = found.shape[0]
-    size = min(-(-num_rows // 2), CORRECTED_ROWS)
-    num_parts = -(-num_rows // size)
 
-    # A loop, not a branch, which takes both its sides under `vmap`; in two parts or more, or XLA would take the one
-    # out of the loop; out of all rows, or it would copy those of the chunk.
-    def correct(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        labels, index = carry
-        first = jnp.minimum(index * size, num_rows - size)
-        part = plain(centers, jax.lax.dynamic_slice_in_dim(whole, start + first, size))
-        return jax.lax.dynamic_update_slice_in_dim(labels, part, first, axis=0), index + 1
+    # Out of all rows: XLA would copy those of the chunk.
+    def of_rows(first: Array, size: int) -> Array:
+        return plain(centers, jax.lax.dynamic_slice_in_dim(whole, start + first, size))
 
-    first = jnp.where(right, num_parts, 0)
-    return jax.lax.while_loop(lambda carry: carry[1] < num_parts, correct, (found, first))[0]
+    return rows.recompute(found, ~right, of_rows, CORRECTED_ROWS)
 
 
 def _are_apart(about: Array, squares: Array, is_on: Array) -> Array:

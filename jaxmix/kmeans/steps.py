@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import door, frame, linalg
-from jaxmix.kernels import nearest
+from jaxmix.kernels import far, nearest
 from jaxmix.kernels.nearest import Stats
 from jaxmix.types import ArrayLike, Data
 
@@ -24,8 +24,8 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       x: array of shape (N, D).
 
     Returns:
-      Array of shape (N,), int32, in [0, K). Of equally near centers the first. -1 for a row at no finite distance
-      from any: one with NaN or infinity, which is refused unless it is traced, or one whose squares overflow.
+      Array of shape (N,), int32, in [0, K). Of equally near centers the first. -1 for a row with NaN or infinity,
+      which is rejected unless it is traced, and where no center is on.
 
     Raises:
       ValueError: for a wrong rank or width, or NaN or infinity in concrete `x`.
@@ -269,7 +269,14 @@ def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
 def _labels(centers: Array, x: Array) -> Array:
     distances = linalg.squared_distances(x, centers)
     found = jnp.argmin(distances, axis=1).astype(jnp.int32)
-    return jnp.where(jnp.isfinite(jnp.min(distances, axis=1)), found, -1)
+    lost = ~jnp.isfinite(jnp.min(distances, axis=1))
+
+    def of_far(centers: Array, part: Array) -> Array:
+        gaps = far.excess(part, centers, is_on(centers))[0]
+        known = jnp.isfinite(jnp.min(gaps, axis=1))
+        return jnp.where(known, jnp.argmin(gaps, axis=1), -1).astype(jnp.int32)
+
+    return far.mended(jnp.where(lost, -1, found), lost, centers, x, of_far, centers.size)
 
 
 @jax.jit
@@ -281,7 +288,7 @@ def loss(centers: Array, data: Data) -> Array:
 @jax.jit
 def loss_at(centers: Array, data: Data, labels: Array) -> Array:
     """J with every row at the center of its label; differentiable in `centers`."""
-    return jnp.sum(data.weights * _costs(centers, data.x, labels))
+    return linalg.weighted_sum(data.weights, _costs(centers, data.x, labels))
 
 
 def is_on(centers: Array) -> Array:
@@ -321,4 +328,4 @@ def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
         return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
 
     centers, labels = jax.lax.while_loop(unfilled, fill, (centers, nearest.plain(centers, data.x)))
-    return centers, jnp.sum(data.weights * _costs(centers, data.x, labels))
+    return centers, linalg.weighted_sum(data.weights, _costs(centers, data.x, labels))

@@ -137,25 +137,30 @@ def _labellings(
     labels: Array | np.ndarray, num_labels: int | None, weights: ArrayLike | None
 ) -> tuple[Array, Array, int]:
     """Labels of shape (R, N), int32, the counts of the rows, and the number of labels; NaN counts for bad labels."""
+    present = door.as_data(np.zeros((labels.shape[1], 1)), weights).weights
+    seen = door.is_concrete(labels, present)
+    if seen:
+        # The label of a row of weight zero may be anything.
+        labels = linalg.fill_absent(labels.T, np.asarray(present)).T
     if isinstance(labels, np.ndarray):
         low, high = labels.min(), labels.max()
         if num_labels is None and low >= 0:
             # Only which labels are equal matters, so that gaps need cost nothing.
             names, flat = np.unique(labels, return_inverse=True)
             labels, num_labels = flat.reshape(labels.shape), names.size
-        elif low < 0 or high >= door.check_int(num_labels, "num_labels", least=1):
+        elif seen and (low < 0 or high >= door.check_int(num_labels, "num_labels", least=1)):
             raise ValueError(f"Labels must lie in [0, {num_labels or 'K'}), got values from {low} to {high}.")
     if num_labels is None:
         raise ValueError("`num_labels` must be given for traced labels: it sets a shape, and they cannot be looked at.")
     k = door.check_int(num_labels, "num_labels", least=1)
     if k > MOST_LABELS:
         raise ValueError(f"There may be at most {MOST_LABELS} labels, since all pairs are counted, got {k}.")
-    counts = as_counts(door.as_data(jnp.zeros((labels.shape[1], 1)), weights).weights)
     labels = memory.copied(labels) if isinstance(labels, np.ndarray) else labels
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)  # int8 cannot be compared with 128
+    labels = labels if seen or weights is None else linalg.fill_absent(labels.T, present).T
     valid = jnp.all((labels >= 0) & (labels < k))
-    return jnp.clip(labels, 0, k - 1).astype(jnp.int32), jnp.where(valid, counts, jnp.nan), k
+    return jnp.clip(labels, 0, k - 1).astype(jnp.int32), jnp.where(valid, as_counts(present), jnp.nan), k
 
 
 def as_counts(weights: Array) -> Array:
