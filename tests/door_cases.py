@@ -119,6 +119,10 @@ TYPED = (
 NOT_FINITE = (
     "`x` must be finite, but 1 rows hold NaN or infinity (the first is row 3). Drop them, or give them weight 0."
 )
+NO_MIXTURE = (
+    "`init` must be a mixture of finite numbers with covariances that are positive definite, but it holds NaN, "
+    "infinity, or a scale that is not above 0. If it is that of a fit, see its status."
+)
 RAGGED = "must be an array of numbers, but it is none, or ragged: "
 WEIGHTS = "`weights` must be finite and non-negative, but 1 are not (the first is {}, of row 3)."
 TOLERANCE = "must be finite and at least 0, got {}."
@@ -316,8 +320,15 @@ REFUSED = [
         "init",
         "weights, not their logarithms",
         lambda model: {"init": bare(model, log_weights=np.full(K, 1 / K))},
-        "`init.log_weights` must be logarithms of weights that sum to 1, but these sum to 4.18684.",
+        "`init.log_weights` must be logarithms of weights that sum to 1, but these sum to 4.18684. From weights, use "
+        "gmm.mixture(weights, means, covariances).",
         only="mixtures",
+    ),
+    Refused(
+        "init", "scales of zero", lambda model: {"init": start(model, scale=0.0)}, NO_MIXTURE, "NONFINITE", "mixtures"
+    ),
+    Refused(
+        "init", "negative scales", lambda model: {"init": start(model, scale=-1.0)}, NO_MIXTURE, "NONFINITE", "mixtures"
     ),
     Refused(
         "init",
@@ -411,16 +422,6 @@ TAKEN = [
         traced=True,
     ),
     Taken("`init` of integers", lambda model: {"init": start(model, means=X[:K].astype(int))}, "fitted", "fitted"),
-    Taken(
-        "`init` whose scales are zero", lambda model: {"init": start(model, scale=0.0)}, "", "NONFINITE", traced=True
-    ),
-    Taken(
-        "`init` whose scales are negative",
-        lambda model: {"init": start(model, scale=-1.0)},
-        "",
-        "NONFINITE",
-        traced=True,
-    ),
     Taken("`max_steps` of 0", {"max_steps": 0}, "MAX_STEPS", "MAX_STEPS"),
 ]
 

@@ -39,7 +39,7 @@ def complete_log_likelihood(
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(gmm.complete_log_likelihood(mixture, jnp.zeros((2, 1)), jnp.array([0, 0])).item(), 4)
       -1.8379
     """
@@ -75,7 +75,7 @@ def expected_complete_log_likelihood(
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(gmm.expected_complete_log_likelihood(mixture, jnp.zeros((2, 1)), jnp.ones((2, 1))).item(), 4)
       -1.8379
     """
@@ -111,7 +111,7 @@ def elbo(params: GMM, x: ArrayLike | Data, resp: ArrayLike, *, weights: ArrayLik
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(gmm.elbo(mixture, jnp.zeros((2, 1)), jnp.ones((2, 1))).item(), 4)
       -1.8379
     """

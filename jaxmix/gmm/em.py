@@ -31,7 +31,7 @@ class Stats(NamedTuple):
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import as_data, gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> stats = gmm.e_step(mixture, as_data([[1.0], [3.0]]))
       >>> stats.moments.counts.tolist(), stats.moments.second.ravel().tolist()
       ([2.0], [10.0])
@@ -60,7 +60,7 @@ def e_step(params: GMM, data: Data | ArrayLike, *, posterior: Posterior = Soft()
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import as_data, gmm
-      >>> mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), jnp.zeros((2, 1)), gmm.Full.unit(2, 1, float))
+      >>> mixture = gmm.mixture([0.5, 0.5], [[0.0], [0.0]], jnp.ones((2, 1, 1)))
       >>> gmm.e_step(mixture, as_data([[0.0], [1.0]])).moments.counts.tolist()
       [1.0, 1.0]
     """
@@ -208,7 +208,7 @@ def m_step(
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import as_data, gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> fitted = gmm.m_step(gmm.e_step(mixture, as_data([[1.0], [3.0]])), mixture)
       >>> fitted.means.item(), fitted.covariances.item()
       (2.0, 1.0)
@@ -255,7 +255,7 @@ def recentre(stats: Stats, params: GMM, about: GMM) -> Stats:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import as_data, gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> stats = gmm.e_step(mixture, as_data([[1.0], [3.0]]))
       >>> gmm.recentre(stats, mixture, mixture._replace(means=jnp.full((1, 1), 2.0))).moments.second.item()
       2.0
@@ -296,7 +296,7 @@ class GaussianMixture:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxmix import gmm, solve
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> solve.run(gmm.GaussianMixture(), solve.EM(), mixture, jnp.array([[1.0], [3.0]])).params.means.item()
       2.0
     """

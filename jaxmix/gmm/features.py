@@ -38,7 +38,7 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float))
+      >>> mixture = gmm.mixture([1.0], jnp.zeros((1, 3)), jnp.eye(3)[None])
       >>> gmm.marginal(mixture, [2, 0]).means.shape
       (1, 2)
     """
@@ -70,7 +70,7 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float))
+      >>> mixture = gmm.mixture([1.0], jnp.zeros((1, 3)), jnp.eye(3)[None])
       >>> gmm.conditional(mixture, [1], jnp.array([5.0])).means.shape
       (1, 2)
     """

@@ -92,7 +92,7 @@ def log_joint(params: GMM, x: ArrayLike) -> Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(gmm.log_joint(mixture, jnp.zeros((1, 1))).item(), 4)
       -0.9189
     """
@@ -121,7 +121,7 @@ def log_prob(params: GMM, x: ArrayLike) -> Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), jnp.zeros((2, 1)), gmm.Full.unit(2, 1, float))
+      >>> mixture = gmm.mixture([0.5, 0.5], [[0.0], [0.0]], jnp.ones((2, 1, 1)))
       >>> round(gmm.log_prob(mixture, jnp.zeros((1, 1))).item(), 4)
       -0.9189
     """
@@ -150,7 +150,7 @@ def log_likelihood(params: GMM, x: ArrayLike, *, weights: ArrayLike | None = Non
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(gmm.log_likelihood(mixture, jnp.zeros((2, 1))).item(), 4)
       -1.8379
     """
@@ -179,7 +179,7 @@ def responsibilities(params: GMM, x: ArrayLike) -> Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.log(jnp.full(2, 0.5)), jnp.zeros((2, 1)), gmm.Full.unit(2, 1, float))
+      >>> mixture = gmm.mixture([0.5, 0.5], [[0.0], [0.0]], jnp.ones((2, 1, 1)))
       >>> gmm.responsibilities(mixture, jnp.zeros((1, 1))).tolist()
       [[0.5, 0.5]]
     """
@@ -209,7 +209,7 @@ def predict(params: GMM, x: ArrayLike) -> Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(2), jnp.array([[0.0], [9.0]]), gmm.Full.unit(2, 1, float))
+      >>> mixture = gmm.mixture([0.5, 0.5], [[0.0], [9.0]], jnp.ones((2, 1, 1)))
       >>> gmm.predict(mixture, jnp.array([[1.0], [8.0]])).tolist()
       [0, 1]
     """
@@ -239,7 +239,7 @@ def sample(key: Array, params: GMM, n: int) -> tuple[Array, Array]:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxmix import gmm
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 2)), gmm.Full.unit(1, 2, jnp.float32))
+      >>> mixture = gmm.mixture([1.0], jnp.zeros((1, 2)), jnp.eye(2)[None])
       >>> x, labels = gmm.sample(jax.random.key(0), mixture, 5)
       >>> x.shape, labels.shape
       ((5, 2), (5,))

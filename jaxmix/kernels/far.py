@@ -79,19 +79,23 @@ def excess(x: Array, means: Array, is_on: Array, inverse: Array | None = None) -
 
     white = whiten(rows - centers, inverse)
     squares = jnp.where(is_on[None], jnp.sum(jnp.square(white), axis=2), jnp.inf)
-    nearest = jnp.argmin(squares, axis=1)
 
-    def of_nearest(values: Array) -> Array:
-        return jnp.take_along_axis(values, nearest[:, None, None], axis=1)
+    def gaps_from(nearest: Array) -> Array:
+        def of_nearest(values: Array) -> Array:
+            return jnp.take_along_axis(values, nearest[:, None, None], axis=1)
 
-    apart = -whiten(centers - of_nearest(centers), inverse)
-    if inverse is not None:
-        from_nearest = rows - of_nearest(centers)
-        each = jnp.einsum("kij,nj->nki", inverse, from_nearest[:, 0], precision=linalg.PRECISION)
-        is_same = jax.vmap(lambda one: jnp.all(inverse == one[None], axis=(1, 2)))(inverse)
-        apart = apart + jnp.where(is_same[nearest][:, :, None], 0, each - of_nearest(each))
-    # The barrier: XLA may compute a gap twice and round it in two ways, and the least one less itself must be 0.
-    gaps = jax.lax.optimization_barrier(jnp.sum(apart * (white + of_nearest(white)), axis=2))
-    gaps = jnp.where(is_on[None], gaps - jnp.min(jnp.where(is_on[None], gaps, jnp.inf), axis=1, keepdims=True), jnp.inf)
+        apart = -whiten(centers - of_nearest(centers), inverse)
+        if inverse is not None:
+            from_nearest = rows - of_nearest(centers)
+            each = jnp.einsum("kij,nj->nki", inverse, from_nearest[:, 0], precision=linalg.PRECISION)
+            is_same = jax.vmap(lambda one: jnp.all(inverse == one[None], axis=(1, 2)))(inverse)
+            apart = apart + jnp.where(is_same[nearest][:, :, None], 0, each - of_nearest(each))
+        return jnp.where(is_on[None], jnp.sum(apart * (white + of_nearest(white)), axis=2), jnp.inf)
+
+    # The squares tell the nearest to rounding, and the gaps from that one tell it. Its own gap is 0 to the bit: the
+    # least one less itself need not be, since XLA may compute it twice and round it in two ways.
+    nearest = jnp.argmin(gaps_from(jnp.argmin(squares, axis=1)), axis=1)
+    is_nearest = jnp.arange(means.shape[0], dtype=nearest.dtype)[None] == nearest[:, None]
+    gaps = jnp.where(is_nearest & is_on[None], 0, jnp.maximum(gaps_from(nearest), 0))
     known = jnp.all(jnp.isfinite(x), axis=1, keepdims=True)
     return jnp.where(known, gaps, jnp.nan), 2 * (shift[:, None] + scale)

@@ -32,7 +32,7 @@ def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm, metrics
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(metrics.aic(mixture, jnp.zeros((2, 1))).item(), 3)
       7.676
     """
@@ -62,7 +62,7 @@ def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm, metrics
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(metrics.bic(mixture, jnp.zeros((2, 1))).item(), 3)
       5.062
     """
@@ -99,7 +99,7 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm, metrics
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 1)), gmm.Full.unit(1, 1, float))
+      >>> mixture = gmm.mixture([1.0], [[0.0]], [[[1.0]]])
       >>> round(metrics.icl(mixture, jnp.zeros((2, 1))).item(), 3)
       5.062
     """
