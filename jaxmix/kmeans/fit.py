@@ -13,7 +13,7 @@ from jaxmix.kmeans import steps
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.solve.em import EM
 from jaxmix.solve.loop import padded
-from jaxmix.solve.run import best, check, framed, in_own_units, run_many
+from jaxmix.solve.run import best, check, framed, in_own_units, run_framed
 from jaxmix.types import ArrayLike, Data, Fit, Problem, Seeding, Solver, Status
 
 
@@ -70,7 +70,7 @@ def _fits(
     door.check_count(k, data)
     starts = seeding.starts(key, data, k, init=init, restarts=restarts, num_active=num_active)
     starts, data, atol, scale = framed(problem, starts, data, atol)
-    fits = run_many(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
+    fits = run_framed(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol)
     if not isinstance(problem, KMeans) or problem.empty == "keep":
         return fits, scale
     lloyd = isinstance(solver, EM)

@@ -104,6 +104,22 @@ def run_many(
     """
     problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
     starts, data, atol, scale = framed(problem, _as_params(starts, data), data, atol)
+    fits = run_framed(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol, lanes=lanes)
+    return in_own_units(fits, scale)
+
+
+def run_framed(
+    problem: Problem,
+    solver: Solver,
+    starts: Params,
+    data: Data,
+    *,
+    max_steps: int,
+    rtol: Array,
+    atol: Array,
+    lanes: int | None = None,
+) -> Fit:
+    """`run_many` of what `check` and `framed` returned, in that unit."""
     shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
@@ -111,8 +127,7 @@ def run_many(
         lanes = batches.num_parallel()
     lanes = door.check_int(lanes, "lanes", least=1)
     kinds = door.kinds(problem, solver)
-    fits = _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, lanes=lanes, kinds=kinds)
-    return in_own_units(fits, scale)
+    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, lanes=lanes, kinds=kinds)
 
 
 def in_own_units(fit: Fit, scale: Array | None) -> Fit:
