@@ -1,7 +1,7 @@
 # `make demo` and `make test` each set up .venv by themselves on a machine with Python 3.11+, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests are compile-bound: one worker a core, and neighbours, which share compiled functions, on the same one.
+# Tests are compile-bound: one worker a core, and neighbors, which share compiled functions, on the same one.
 WORKERS ?= auto
 
 .PHONY: demo experiments test test-all coverage lint format types docs clean
@@ -26,7 +26,7 @@ experiments: .venv/.demo
 test: .venv/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-# As users run it: compiled with all optimisations, where the quick suite does without.
+# As users run it: compiled with all optimizations, where the quick suite does without.
 test-all: .venv/.dev
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 

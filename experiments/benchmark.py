@@ -81,16 +81,16 @@ def _race(case: Case, able: list[str], options: Options) -> Task:
 
 
 def restart_tasks(options: Options, names: list[str]) -> Iterator[Task]:
-    """32 starts to convergence, lanes side by side, and the sweep over K."""
+    """32 starts to convergence, with other numbers of fits in parallel, and the sweep over K."""
     sizes = ((300, 2, 3),) if options.smoke else ((20_000, 2, 8), (10_000, 16, 16))
-    lanes = (3,) if options.smoke else (2, 4, 32)
+    parallel = (3,) if options.smoke else (2, 4, 32)
     number, rounds = (3, 2) if options.smoke else (32, min(options.rounds, 5))
     models = (("kmeans", 300), ("full", 200))
     for model, steps in models[:1] if options.smoke else models:
         for n, d, k in sizes:
             for data in DATA[: 1 if options.smoke else 2]:
                 case = Case(model, n, d, k, steps, data)
-                run = partial(restarts.restart_rows, restarts=number, lanes=lanes, rounds=rounds, peers=names)
+                run = partial(restarts.restart_rows, restarts=number, parallel=parallel, rounds=rounds, peers=names)
                 yield f"{number} starts, {model} {case.size} {data}", partial(run, case)
     if "sklearn" not in names:
         return

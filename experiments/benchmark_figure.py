@@ -49,17 +49,17 @@ def _panel(axis: Axes, title: str, lines: dict[tuple[str, str, str], list[dict[s
     for y, ((what, size, peer), own) in enumerate(lines.items()):
         kind = what.removeprefix("mixture, ").replace(", ", " ")
         names.append(f"{'' if kind == 'K-means' else kind + '  '}{size}".replace(", ", ","))
-        colour = report.COLOURS[PEERS.index(peer)]
+        color = report.COLORS[PEERS.index(peer)]
         for row in own:
             clusters = row["data"] == "clusters"
             height = y + (-0.16 if clusters else 0.16)
             if row["check"] != "ok":
-                axis.plot(1, height, "x", color=colour, markersize=5)
+                axis.plot(1, height, "x", color=color, markersize=5)
                 continue
             ratios = (row["ratio min"], row["ratio median"])
-            axis.plot(ratios, (height, height), color=colour, linewidth=1.0)
-            face = colour if clusters else "white"
-            axis.plot(ratios[1], height, "o", color=colour, markerfacecolor=face, markersize=4.5)
+            axis.plot(ratios, (height, height), color=color, linewidth=1.0)
+            face = color if clusters else "white"
+            axis.plot(ratios[1], height, "o", color=color, markerfacecolor=face, markersize=4.5)
         targets = {row["target"] for row in own if row["target"]}
         for target in targets:
             axis.plot([float(target.split()[1])] * 2, (y - 0.42, y + 0.42), color="black", linewidth=1.6)
@@ -77,14 +77,14 @@ def _panel(axis: Axes, title: str, lines: dict[tuple[str, str, str], list[dict[s
 
 def _legend(figure: Figure, rows: list[dict[str, Any]]) -> None:
     handles = [
-        Line2D([], [], color=report.COLOURS[PEERS.index(peer)], marker="o", markersize=4.5, linewidth=1.0, label=peer)
+        Line2D([], [], color=report.COLORS[PEERS.index(peer)], marker="o", markersize=4.5, linewidth=1.0, label=peer)
         for peer in PEERS
         if any(row["peer"] == peer for row in rows)
     ]
-    grey: dict[str, Any] = {"color": "#555555", "marker": "o", "linestyle": "none", "markersize": 4.5}
+    gray: dict[str, Any] = {"color": "#555555", "marker": "o", "linestyle": "none", "markersize": 4.5}
     handles += [
-        Line2D([], [], label="clusters, medians", **grey),
-        Line2D([], [], label="noise, medians", markerfacecolor="white", **grey),
+        Line2D([], [], label="clusters, medians", **gray),
+        Line2D([], [], label="noise, medians", markerfacecolor="white", **gray),
         Line2D([], [], color="#555555", linewidth=1.0, label="to the ratio of minima"),
         Line2D([], [], color="black", linewidth=1.6, label="target"),
     ]

@@ -144,12 +144,12 @@ def draw_curves(
         for column, case in zip(axes.T, cases, strict=True):
             shown = [result for result in results if result.case.name == case]
             for order, result in enumerate(shown):
-                colour = report.COLOURS[names.index(result.method.name)]
+                color = report.COLORS[names.index(result.method.name)]
                 passes, gaps = curves(result, best_known[case])
                 gaps = np.maximum(gaps, floor)
                 # The start is drawn at one pass: a logarithmic axis has no zero.
-                column[0].plot(1 + passes, gaps.T, color=colour, alpha=0.13, linewidth=0.6)
-                line = {"color": colour, "linewidth": 2.0, "zorder": 5 + order, "label": result.method.name}
+                column[0].plot(1 + passes, gaps.T, color=color, alpha=0.13, linewidth=0.6)
+                line = {"color": color, "linewidth": 2.0, "zorder": 5 + order, "label": result.method.name}
                 column[0].plot(1 + passes, np.median(gaps, axis=0), **line)
                 if wall:
                     milliseconds = 1e3 * result.seconds * np.arange(1, len(passes) + 1) / len(passes)
@@ -170,11 +170,13 @@ def draw_curves(
 def way(case: Case, solver: Solver, start: Any, num_steps: int) -> Any:
     """The parameters after 0, 1, ..., num_steps steps."""
 
-    def body(state: Any, _: None) -> tuple[Any, Any]:
-        return solver.step(case.problem, state, case.data)[0], solver.params(case.problem, state)
-
     @jax.jit
-    def walk(start: Any) -> Any:
-        return jax.lax.scan(body, solver.init(case.problem, start, case.data), None, length=num_steps + 1)[1]
+    def walk(start: Any, data: Data) -> Any:
+        objective = solve.make_objective(case.problem, start, data)
 
-    return walk(start)
+        def body(state: Any, _: None) -> tuple[Any, Any]:
+            return solver.step(objective, state)[0], solver.params(objective, state)
+
+        return jax.lax.scan(body, solver.init(objective, start), None, length=num_steps + 1)[1]
+
+    return walk(start, case.data)

@@ -1,6 +1,6 @@
-"""How good is an image that is sent as the numbers of K code vectors? Colours, and patches of 8 x 8 pixels.
+"""How good is an image that is sent as the numbers of K code vectors? Colors, and patches of 8 x 8 pixels.
 
-Vector quantisation: `kmeans.fit` makes the code book, `kmeans.assign` encodes and `kmeans.reconstruct` decodes.
+Vector quantization: `kmeans.fit` makes the code book, `kmeans.predict` encodes and `kmeans.reconstruct` decodes.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from experiments.data import photograph
 from jaxmix import Status, kmeans, plot
 
 SHOWN = (2, 4, 16, 64, 256)
-SIZES = {"colours": 1, "patches": 8}
+SIZES = {"colors": 1, "patches": 8}
 """Pixels along the side of what one code stands for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Code books for a photograph, of colours and of patches: error, bits, pictures."""
+    """Code books for a photograph, of colors and of patches: error, bits, pictures."""
 
     smoke: bool = False
     """Two small code books of a part of the image: to see that all works."""
@@ -39,7 +39,7 @@ class Options:
     most: int = 256
     """The largest code book; all powers of two from 2 on are made."""
     sample: int = 40_000
-    """How many of the pixels a code book of colours is fitted to; all are encoded."""
+    """How many of the pixels a code book of colors is fitted to; all are encoded."""
     restarts: int = 4
     """Starts of each fit."""
     output: Path = Path("results/compression")
@@ -71,7 +71,7 @@ def joined(vectors: np.ndarray, side: int) -> np.ndarray:
 @jax.jit
 def encode(centers: jax.Array, vectors: jax.Array) -> jax.Array:
     """The code of each vector; a line of the grid after another, so that not all distances are held."""
-    return jax.lax.map(lambda line: kmeans.assign(centers, line), vectors)
+    return jax.lax.map(lambda line: kmeans.predict(centers, line), vectors)
 
 
 def decoded(codes: np.ndarray, centers: np.ndarray, side: int) -> np.ndarray:
@@ -87,7 +87,7 @@ def entropy(codes: np.ndarray) -> float:
 
 
 def signal_to_noise(error: float) -> float:
-    """The peak signal-to-noise ratio in decibels, of a mean squared error of colours of 0 to 1."""
+    """The peak signal-to-noise ratio in decibels, of a mean squared error of colors of 0 to 1."""
     return -10 * math.log10(error)
 
 
@@ -103,7 +103,7 @@ def coded(name: str, kind: str, k: int, seed: int, sample: int, restarts: int, s
         rows = rows[np.random.default_rng(seed).choice(len(rows), sample, replace=False)]
     start = time.perf_counter()
     fit = kmeans.fit(jax.random.key(seed), rows, k, restarts=restarts, max_steps=100)
-    fit = fit.check(allow=[Status.CONVERGED, Status.MAX_STEPS])
+    fit = fit.throw(allow=[Status.CONVERGED, Status.MAX_STEPS])
     centers = np.asarray(fit.params)
     fitted = time.perf_counter()
     codes = np.asarray(encode(fit.params, vectors))
@@ -136,7 +136,7 @@ def draw_images(results: dict[int, Coded], kind: str, image: np.ndarray) -> Figu
         panels[0].set_title("original, 24 bits per pixel")
         for axis, k in zip(panels[1:], shown, strict=False):
             row, codes, centers = results[k]
-            if kind == "colours":
+            if kind == "colors":
                 plot.image(axis, codes, centers)
             else:
                 axis.imshow(decoded(codes, centers, SIZES[kind]))
@@ -152,13 +152,13 @@ def draw_rates(rows: list[dict[str, Any]]) -> Figure:
     """Quality against bits, with and without the code book."""
     with plt.rc_context(report.STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.8))
-        for kind, colour, marker in zip(SIZES, report.COLOURS, "os", strict=False):
+        for kind, color, marker in zip(SIZES, report.COLORS, "os", strict=False):
             own = [row for row in rows if row["code"] == kind]
             quality = [row["PSNR, dB"] for row in own]
             alone = [row["entropy bits"] for row in own]
             whole = [row["entropy bits"] + row["code book bits"] for row in own]
-            axis.plot(whole, quality, marker + "-", color=colour, label=f"{kind}, with the code book")
-            axis.plot(alone, quality, marker + ":", color=colour, fillstyle="none", label=f"{kind}, codes alone")
+            axis.plot(whole, quality, marker + "-", color=color, label=f"{kind}, with the code book")
+            axis.plot(alone, quality, marker + ":", color=color, fillstyle="none", label=f"{kind}, codes alone")
         axis.set(xlabel="bits per pixel (entropy of the codes)", ylabel="PSNR, dB", xscale="log")
         axis.legend()
         figure.set_layout_engine("constrained")
@@ -182,16 +182,16 @@ def write_report(options: Options, rows: list[dict[str, Any]]) -> None:
 
 ## Set-up
 
-{options.image}.jpg of scikit-learn. One code stands for the colour of a pixel (3 numbers), or for a patch of 8 x 8
+{options.image}.jpg of scikit-learn. One code stands for the color of a pixel (3 numbers), or for a patch of 8 x 8
 pixels (192 numbers). Each code book is the best of {options.restarts} fits from k-means++, at most 100 steps, of
 {options.sample} pixels or of all patches; the whole image is encoded. PSNR is the peak signal-to-noise ratio,
--10 log10 of the mean squared error of colours of 0 to 1. A code costs log2 K bits; its entropy is what it costs if
+-10 log10 of the mean squared error of colors of 0 to 1. A code costs log2 K bits; its entropy is what it costs if
 frequent codes are sent by shorter words; a code book is counted with 8 bits a number. All three are given per pixel.
 "fit, s" includes compilation.
 
 ## Result
 
-![Colours](colours.png)
+![Colors](colors.png)
 
 ![Patches](patches.png)
 
@@ -201,7 +201,7 @@ frequent codes are sent by shorter words; a code book is counted with 8 bits a n
 
 ## Reading
 
-- Each doubling of the code book gains {gains["colours"]:.2f} dB with colours and {gains["patches"]:.2f} dB with patches
+- Each doubling of the code book gains {gains["colors"]:.2f} dB with colors and {gains["patches"]:.2f} dB with patches
   (slopes over the larger half of the code books). For many code vectors theory says 20 log10(2) / D (Zador 1982): 2.01
   dB for D = 3 and 0.03 for D = 192. Vectors that fill fewer dimensions than they have gain more.
 - The code book of {last["K"]} patches costs {last["code book bits"]:.3g} bits per pixel, {dearer} than its codes, which

@@ -31,9 +31,9 @@ def iris() -> DataSet:
 
 
 def wine() -> DataSet:
-    """178 wines, 13 chemical measurements, each standardised."""
+    """178 wines, 13 chemical measurements, each standardized."""
     x = _load("load_wine")(return_X_y=True)[0]
-    return DataSet("wine", _as_rows((x - x.mean(0)) / x.std(0)), 3, "Aeberhard and Forina (1992), standardised")
+    return DataSet("wine", _as_rows((x - x.mean(0)) / x.std(0)), 3, "Aeberhard and Forina (1992), standardized")
 
 
 def digits() -> DataSet:
@@ -43,12 +43,12 @@ def digits() -> DataSet:
 
 
 def photograph(name: str) -> np.ndarray:
-    """A photograph that scikit-learn ships, "china" or "flower": colours of 0 to 1, of shape (427, 640, 3)."""
+    """A photograph that scikit-learn ships, "china" or "flower": colors of 0 to 1, of shape (427, 640, 3)."""
     return np.asarray(_load("load_sample_image")(f"{name}.jpg"), np.float32) / 255
 
 
 def china(num_pixels: int = 4000, seed: int = 0) -> DataSet:
-    """A random sample of the pixels of a photograph, colours of 0 to 1."""
+    """A random sample of the pixels of a photograph, colors of 0 to 1."""
     pixels = photograph("china").reshape(-1, 3)
     rows = np.random.default_rng(seed).choice(len(pixels), num_pixels, replace=False)
     return DataSet("china", _as_rows(pixels[rows]), 16, f"{num_pixels} pixels of china.jpg, RGB of 0 to 1")
@@ -61,18 +61,18 @@ def _as_rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x, dtype=np.float32)
 
 
-def _standardised(x: np.ndarray) -> np.ndarray:
+def _standardized(x: np.ndarray) -> np.ndarray:
     return _as_rows((x - x.mean(0)) / x.std(0))
 
 
 def mixture(name: str, seed: int) -> DataSet:
     """Data for mixtures: "faithful", "iris", "wine", or a synthetic mixture: "c = 0.2", "c = 1, D = 10, K = 5"."""
     if name == "faithful":
-        return DataSet(name, _standardised(datasets.old_faithful()), 3, "Azzalini and Bowman (1990), standardised")
+        return DataSet(name, _standardized(datasets.old_faithful()), 3, "Azzalini and Bowman (1990), standardized")
     if name in DATA_SETS:
         data_set = DATA_SETS[name]()
-        source = data_set.source.removesuffix(", standardised")
-        return data_set._replace(x=_standardised(data_set.x), source=f"{source}, standardised")
+        source = data_set.source.removesuffix(", standardized")
+        return data_set._replace(x=_standardized(data_set.x), source=f"{source}, standardized")
     match = re.fullmatch(r"c = ([0-9.]+)(?:, D = ([0-9]+))?(?:, K = ([0-9]+))?", name)
     if match is None:
         raise ValueError(

@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments import report
 from experiments.data import digits
 from jaxmix import Fit, gmm, kmeans, metrics
+from jaxmix.mixture import Mixture
 
 FAMILIES = {"full": gmm.Full, "diag": gmm.Diagonal, "spherical": gmm.Spherical}
 """Covariance families by scikit-learn's names."""
@@ -60,14 +61,21 @@ def split(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return x[learn], y[learn], x[held], y[held]
 
 
-@partial(jax.jit, static_argnames=("k", "family"))
-def class_fits(key: Array, x: Array, masks: Array, regularization: Array, *, k: int, family: type) -> Fit:
+@partial(jax.jit, static_argnames=("k", "covariance"))
+def class_fits(key: Array, x: Array, masks: Array, regularization: Array, *, k: int, covariance: type) -> Fit:
     """A mixture for each class in one program: rows of other classes have weight zero; masks of shape (C, N)."""
-    problem = gmm.GaussianMixture(regularization=regularization)
 
     def one(mask: Array) -> Fit:
         return gmm.fit(
-            key, x, k, family=family, problem=problem, weights=mask, restarts=1, max_steps=MAX_STEPS, atol=ATOL
+            key,
+            x,
+            k,
+            covariance=covariance,
+            regularization=regularization,
+            weights=mask,
+            restarts=1,
+            max_steps=MAX_STEPS,
+            atol=ATOL,
         )
 
     return jax.vmap(one)(masks)
@@ -80,7 +88,7 @@ def class_centers(key: Array, x: Array, masks: Array, *, k: int) -> Array:
 
 
 @jax.jit
-def classify(params: gmm.GMM, shares: Array, x: Array) -> Array:
+def classify(params: Mixture, shares: Array, x: Array) -> Array:
     """Bayes' rule: the class of the largest log p(class) + log p(x | class); params have a leading axis of classes."""
     joint = jax.vmap(lambda own: gmm.log_prob(own, x))(params) + jnp.log(shares)[:, None]
     return joint.argmax(axis=0)
@@ -104,7 +112,7 @@ def mixtures(seed: int, name: str, k: int, regularizations: tuple[float, ...]) -
         times = []
         for _ in range(2):
             begin = time.perf_counter()
-            fits = jax.block_until_ready(class_fits(key, x, masks, regularization, k=k, family=FAMILIES[name]))
+            fits = jax.block_until_ready(class_fits(key, x, masks, regularization, k=k, covariance=FAMILIES[name]))
             times.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         peers = [
@@ -136,7 +144,7 @@ def code_books(seed: int, k: int) -> dict[str, Any]:
     """A row: the class whose nearest of K centers is nearest; K = 1 is the nearest class mean."""
     x, y, held, truth = split(seed)
     centers = np.asarray(class_centers(jax.random.key(seed), x, masks_of(y), k=k))
-    found = np.asarray(kmeans.assign(centers.reshape(-1, x.shape[1]), held)) // k
+    found = np.asarray(kmeans.predict(centers.reshape(-1, x.shape[1]), held)) // k
     return unlike("nearest center of a class", k, float((found == truth).mean()))
 
 
@@ -159,11 +167,11 @@ def clustered(seed: int, k: int) -> tuple[list[dict[str, Any]], np.ndarray, np.n
     x, y = np.concatenate([x, held]), np.concatenate([y, truth])
     key = jax.random.key(seed)
     centers = kmeans.fit(key, x, k).params
-    problem = gmm.GaussianMixture(regularization=1e-2)
-    mixture = gmm.fit(key, x, k, family=gmm.Diagonal, problem=problem, max_steps=MAX_STEPS, atol=ATOL).params
+    options: Any = {"covariance": gmm.Diagonal, "regularization": 1e-2, "max_steps": MAX_STEPS, "atol": ATOL}
+    mixture = gmm.fit(key, x, k, **options).params
     rows = []
     for model, found in (
-        ("K-means, no labels", kmeans.assign(centers, x)),
+        ("K-means, no labels", kmeans.predict(centers, x)),
         ("diag, no labels", gmm.predict(mixture, x)),
     ):
         labels = np.asarray(found)
@@ -180,7 +188,7 @@ def drawn(seed: int, name: str, k: int, regularization: float, count: int) -> np
     """Samples of each class's mixture, of shape (C, count, D)."""
     x, y, *_ = split(seed)
     key = jax.random.key(seed)
-    params = class_fits(key, x, masks_of(y), regularization, k=k, family=FAMILIES[name]).params
+    params = class_fits(key, x, masks_of(y), regularization, k=k, covariance=FAMILIES[name]).params
     return np.asarray(jax.vmap(lambda key, own: gmm.sample(key, own, count)[0])(jax.random.split(key, CLASSES), params))
 
 
@@ -220,12 +228,12 @@ def draw_accuracy(rows: list[dict[str, Any]]) -> Figure:
     with plt.rc_context(report.STYLE):
         figure, axes = plt.subplots(1, len(values), figsize=(2.8 * len(values) + 0.6, 3.4), sharey=True, squeeze=False)
         for axis, value in zip(axes[0], values, strict=True):
-            for colour, name in zip(report.COLOURS, dict.fromkeys(row["model"] for row in fitted), strict=False):
+            for color, name in zip(report.COLORS, dict.fromkeys(row["model"] for row in fitted), strict=False):
                 own = [row for row in fitted if row["model"] == name and row["regularization"] == value]
                 ks = [row["K"] for row in own]
-                axis.plot(ks, [row["accuracy"] for row in own], "o-", color=colour, label=name)
+                axis.plot(ks, [row["accuracy"] for row in own], "o-", color=color, label=name)
                 label = f"{name}, scikit-learn"
-                axis.plot(ks, [row["scikit-learn"] for row in own], "x--", color=colour, label=label)
+                axis.plot(ks, [row["scikit-learn"] for row in own], "x--", color=color, label=label)
             axis.plot(
                 [r["K"] for r in books], [r["accuracy"] for r in books], "s:", color="black", label="nearest center"
             )

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import Data, gmm, linalg
+from jaxmix.mixture import Mixture, Normal
 
 NO_RATE = 1e-8
 """Below this the Jacobian is rounding."""
@@ -52,15 +53,15 @@ class Rate(NamedTuple):
     split: Array
 
 
-def point_of(params: gmm.GMM) -> Point:
+def point_of(params: Mixture) -> Point:
     """The parameters of a mixture."""
     return Point(params.weights, params.means, params.covariances)
 
 
-def mixture_of(point: Point) -> gmm.GMM:
+def mixture_of(point: Point) -> Mixture:
     """The mixture with these parameters; both halves of a covariance count, so that gradients are symmetric."""
     covariances = 0.5 * (point.covariances + jnp.swapaxes(point.covariances, 1, 2))
-    return gmm.GMM(jnp.log(point.weights), point.means, gmm.Full(linalg.cholesky(covariances)))
+    return Mixture(jnp.log(point.weights), Normal(point.means, gmm.Full(linalg.cholesky(covariances))))
 
 
 def em(point: Point, data: Data) -> Point:
@@ -72,20 +73,20 @@ def em(point: Point, data: Data) -> Point:
 @jax.jit
 def gradient(point: Point, data: Data) -> Point:
     """That of the log-likelihood, every entry by itself: the weights are not held to their sum."""
-    return jax.grad(lambda at: -gmm.GaussianMixture().loss(mixture_of(at), data))(point)
+    return jax.grad(lambda at: gmm.log_likelihood(mixture_of(at), data.x, weights=data.weights))(point)
 
 
 @jax.jit
 def counts_of(point: Point, data: Data) -> Array:
     """The rows that each component has a share in, N_k, of shape (K,)."""
-    return gmm.e_step(mixture_of(point), data).moments.counts
+    return gmm.e_step(mixture_of(point), data).counts
 
 
 def preconditioned(point: Point, counts: Array, vector: Point) -> Point:
     """P times a vector; what its weights have in common is lost."""
-    centred = vector.weights - jnp.sum(point.weights * vector.weights)
+    centered = vector.weights - jnp.sum(point.weights * vector.weights)
     return Point(
-        point.weights * centred / jnp.sum(counts),
+        point.weights * centered / jnp.sum(counts),
         _matvec(point.covariances, vector.means) / counts[:, None],
         2 * _between(point.covariances, vector.covariances) / counts[:, None, None],
     )

@@ -24,9 +24,10 @@ from scipy.stats import rankdata
 
 from experiments import em_map, report
 from jaxmix import Data, as_data, datasets, gmm, plot, solve
+from jaxmix.mixture import Mixture, Normal
 
 RATE = 0.03
-SOLVERS = {"EM": solve.EM(), "SQUAREM": solve.Squarem(), "Adam": solve.Gradient(RATE, optax.adam)}
+SOLVERS = {"EM": solve.EM(), "SQUAREM": solve.Squarem(), "Adam": solve.Optax(optax.adam, RATE)}
 EXACT = gmm.GaussianMixture(regularization=0.0)
 CLOSE = 1e-4
 """A solver has arrived within this many nats a row of the best of them."""
@@ -61,7 +62,7 @@ def num_rows(num_features: int, k: int) -> int:
     return max(600, 40 * num_features * k)
 
 
-def made(separation: float, num_features: int, k: int, seed: int) -> tuple[Data, gmm.GMM, gmm.GMM]:
+def made(separation: float, num_features: int, k: int, seed: int) -> tuple[Data, Mixture, Mixture]:
     """Rows, the mixture of their true labels, and a start: its means moved, one covariance, equal weights."""
     key, noise_key = jax.random.split(jax.random.key(seed))
     x, labels = datasets.separated_mixture(key, num_rows(num_features, k), k, num_features, separation)
@@ -69,11 +70,11 @@ def made(separation: float, num_features: int, k: int, seed: int) -> tuple[Data,
     true = gmm.start.from_labels(np.asarray(labels), data, k)
     noise = jax.random.normal(noise_key, true.means.shape, true.means.dtype)
     tril = jnp.tile(jnp.eye(num_features, dtype=data.x.dtype)[None], (k, 1, 1))
-    return data, true, gmm.GMM(jnp.full(k, -math.log(k)), true.means + 0.3 * noise, gmm.Full(tril))
+    return data, true, Mixture(jnp.full(k, -math.log(k)), Normal(true.means + 0.3 * noise, gmm.Full(tril)))
 
 
 @jax.jit
-def overlap(params: gmm.GMM, data: Data) -> Array:
+def overlap(params: Mixture, data: Data) -> Array:
     """The mean over rows of 1 - sum_k r_k^2: the chance that two labels drawn from the posterior differ."""
     shares = gmm.responsibilities(params, data.x)
     return 1 - jnp.mean(jnp.sum(jnp.square(shares), axis=1))
@@ -89,18 +90,18 @@ def directions(point: em_map.Point, data: Data) -> tuple[em_map.Point, Array]:
     step, gradient = em_map.minus(after, point), em_map.gradient(point, data)
     # Weights sum to one: what raises all of them alike is no direction.
     gradient = gradient._replace(weights=gradient.weights - jnp.mean(gradient.weights))
-    promised = em_map.preconditioned(point, em_map.counts_of(point, data), gradient)
+    predicted = em_map.preconditioned(point, em_map.counts_of(point, data), gradient)
 
     def length(*leaves: Array) -> Array:
         return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros(())))
 
     cosine = em_map.inner(step, gradient) / (length(*step) * length(*gradient))
-    rest = em_map.minus(step, promised)
+    rest = em_map.minus(step, predicted)
     linear = length(rest.weights, rest.means) / length(step.weights, step.means)
     return after, jnp.stack([cosine, linear, length(rest.covariances) / length(step.covariances)])
 
 
-def arrivals(data: Data, start: gmm.GMM, max_steps: int) -> dict[str, float]:
+def arrivals(data: Data, start: Mixture, max_steps: int) -> dict[str, float]:
     """Passes of each solver until it is within `CLOSE` nats a row of the lowest loss of all; infinite if never."""
     fits = {}
     for name, solver in SOLVERS.items():
@@ -162,7 +163,7 @@ def draw(rows: list[dict[str, Any]], paths: list[np.ndarray]) -> Figure:
         for i, num in enumerate(dimensions):
             own = [row for row in rows if row["D"] == num]
             style: dict[str, Any] = {
-                "color": plot.COLOURS[i],
+                "color": plot.COLORS[i],
                 "marker": plot.MARKERS[i],
                 "linestyle": "",
                 "fillstyle": "none",
@@ -173,7 +174,7 @@ def draw(rows: list[dict[str, Any]], paths: list[np.ndarray]) -> Figure:
             axes[1].plot([max(row["overlap"], 1e-7) for row in own], gap, **style)
             for row, path in zip(rows, paths, strict=True):
                 if row["D"] == num:
-                    axes[2].plot(np.arange(len(path)) + 1, path[:, 0], color=plot.COLOURS[i], linewidth=0.9)
+                    axes[2].plot(np.arange(len(path)) + 1, path[:, 0], color=plot.COLORS[i], linewidth=0.9)
         axes[0].plot([floor, 1], [floor, 1], color="#555555", linewidth=0.8, zorder=0)
         axes[0].set(
             xscale="log",

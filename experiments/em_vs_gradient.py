@@ -24,6 +24,7 @@ from experiments import report
 from experiments.compare import Bench, Case, Method, Result, draw_curves, table_row, way
 from experiments.data import DATA_SETS, DataSet, mixture
 from jaxmix import Fit, as_data, gmm, kmeans, seeding, solve
+from jaxmix.mixture import Mixture, Normal
 
 SEEDINGS = {"random": seeding.random_rows, "kmeans++": seeding.kmeans_plus_plus, "maximin": seeding.maximin}
 NOTHING = [float("nan")]  # to tune
@@ -82,12 +83,9 @@ def mixture_case(data_set: DataSet, options: Options) -> Case:
     # One covariance at the start: that of the data. Rows alone with their center would collapse at once.
     one = gmm.start.from_labels(jnp.zeros(len(data_set.x), jnp.int32), data, 1, problem=problem)
     k = data_set.k
-    start = gmm.GMM(
-        log_weights=jnp.full(k, -jnp.log(k), data.x.dtype),
-        means=jnp.zeros((k, data.x.shape[1]), data.x.dtype),
-        covariance=jax.tree.map(lambda leaf: jnp.repeat(leaf, k, axis=0), one.covariance),
-    )
-    starts = jax.vmap(lambda u: start._replace(means=u))(centers)
+    log_weights = jnp.full(k, -jnp.log(k), data.x.dtype)
+    covariance = jax.tree.map(lambda leaf: jnp.repeat(leaf, k, axis=0), one.covariance)
+    starts = jax.vmap(lambda means: Mixture(log_weights, Normal(means, covariance)))(centers)
     return Case(
         name=data_set.name,
         model="mixture",
@@ -120,16 +118,16 @@ def kmeans_methods(options: Options) -> list[Method]:
 
     return [
         Method("Lloyd (EM)", lambda rate: solve.EM(), lambda case: NOTHING, steps),
-        Method("gradient descent", partial(solve.Gradient, optimizer=optax.sgd), newton(0.25, 0.5, 1.0, 2.0), steps),
+        Method("gradient descent", partial(solve.Optax, optax.sgd), newton(0.25, 0.5, 1.0, 2.0), steps),
         Method(
             "Adam",
-            partial(solve.Gradient, optimizer=optax.adam),
+            partial(solve.Optax, optax.adam),
             lambda case: [share * case.scale for share in (0.01, 0.03, 0.1, 0.3)],
             steps,
         ),
         Method(
             "mini-batch SGD",
-            partial(solve.Gradient, optimizer=optax.sgd, batch_size=32, key=key),
+            partial(solve.Optax, optax.sgd, batch_size=32, key=key),
             newton(0.01, 0.03, 0.1, 0.3),
             epochs,
         ),
@@ -153,8 +151,8 @@ def mixture_methods(options: Options) -> list[Method]:
         Method("SQUAREM", fixed(solve.Squarem()), lambda case: NOTHING, passes // 3),
         Method("Anderson", fixed(solve.Anderson()), lambda case: NOTHING, passes),
         Method("L-BFGS", fixed(solve.LBFGS()), lambda case: NOTHING, passes // 9),
-        Method("Adam", partial(solve.Gradient, optimizer=optax.adam), among(0.01, 0.03, 0.1), passes // 3),
-        Method("gradient descent", partial(solve.Gradient, optimizer=optax.sgd), among(0.1, 0.3, 1.0), passes // 3),
+        Method("Adam", partial(solve.Optax, optax.adam), among(0.01, 0.03, 0.1), passes // 3),
+        Method("gradient descent", partial(solve.Optax, optax.sgd), among(0.1, 0.3, 1.0), passes // 3),
         Method("stepwise EM", lambda decay: solve.Stepwise(32, key, decay), among(0.6, 0.8, 1.0), passes // 6),
     ]
     few = ("EM", "SQUAREM", "Adam", "stepwise EM")
@@ -164,23 +162,24 @@ def mixture_methods(options: Options) -> list[Method]:
 def draw_ways(results: Sequence[Result]) -> Figure:
     """Rows and the way of the centers in the first two principal components, a panel for each solver."""
     case = results[0].case
-    x, origin = np.asarray(case.data.x), np.asarray(case.data.origin)
-    plane = np.linalg.svd(x - origin, full_matrices=False)[2][:2].T
-    lane = int(np.argmax(np.asarray(results[0].fits.trace[:, 0])))  # the start with the longest way to go
+    x = np.asarray(case.data.x)
+    middle = x.mean(axis=0)
+    plane = np.linalg.svd(x - middle, full_matrices=False)[2][:2].T
+    longest = int(np.argmax(np.asarray(results[0].fits.trace[:, 0])))  # the start with the longest way to go
     with plt.rc_context({**report.STYLE, "axes.grid": False}):
         figure, axes = plt.subplots(2, 2, figsize=(7.6, 4.7), sharex=True, sharey=True)
         for axis, result in zip(axes.flat, results, strict=True):
-            num_steps = int(result.fits.num_steps[lane])
-            start = jax.tree.map(lambda leaf: leaf[lane], case.starts)
+            num_steps = int(result.fits.num_steps[longest])
+            start = jax.tree.map(lambda leaf: leaf[longest], case.starts)
             centers = np.asarray(way(case, result.method.make(jnp.float32(result.rate)), start, num_steps))
-            labels = np.asarray(kmeans.assign(centers[-1], x))
-            rows, path = (x - origin) @ plane, (centers - origin) @ plane
-            axis.scatter(*rows.T, s=7, c=[report.COLOURS[z % 6] for z in labels], alpha=0.35, linewidths=0)
+            labels = np.asarray(kmeans.predict(centers[-1], x))
+            rows, path = (x - middle) @ plane, (centers - middle) @ plane
+            axis.scatter(*rows.T, s=7, c=[report.COLORS[z % 6] for z in labels], alpha=0.35, linewidths=0)
             for k in range(case.k):
                 axis.plot(*path[:, k].T, color="black", linewidth=1.0, marker=".", markersize=3)
                 axis.plot(*path[0, k], marker="o", markersize=6, color="white", markeredgecolor="black", zorder=9)
                 axis.plot(*path[-1, k], marker="*", markersize=13, color="#F0E442", markeredgecolor="black", zorder=10)
-            loss = float(result.fits.loss[lane])
+            loss = float(result.fits.loss[longest])
             axis.set_title(f"{result.method.name}: {num_steps} steps, J = {loss:.5g}")
             axis.set_aspect("equal")
         figure.supxlabel("first principal component", fontsize=9)

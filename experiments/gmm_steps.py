@@ -1,6 +1,6 @@
 """What does EM do to a Gaussian mixture, and where does the bound touch the log-likelihood?
 
-Frames of EM on Old Faithful: rows in the colours of their responsibilities, ellipses of one and two standard
+Frames of EM on Old Faithful: rows in the colors of their responsibilities, ellipses of one and two standard
 deviations, the log-likelihood and its lower bound under each frame.
 """
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments import report
 from experiments.data import mixture
 from jaxmix import gmm, plot
+from jaxmix.mixture import Mixture
 
 CYCLES = (1, 2, 5, 20)
 
@@ -30,7 +31,7 @@ class Options:
     smoke: bool = False
     """Two cycles: to see that all works."""
     width: float = 0.6
-    """Standard deviation of both components at the start, in units of the standardised data."""
+    """Standard deviation of both components at the start, in units of the standardized data."""
     output: Path = Path("results/gmm_steps")
     """Where table, report and figures go."""
 
@@ -47,16 +48,16 @@ class Frame(NamedTuple):
     """
 
     title: str
-    params: gmm.GMM
+    params: Mixture
     resp: np.ndarray | None
     log_likelihood: float
     bound: float
 
 
-def frames(x: np.ndarray, params: gmm.GMM, cycles: int) -> list[Frame]:
+def frames(x: np.ndarray, params: Mixture, cycles: int) -> list[Frame]:
     """The start, and every E-step and M-step of some cycles."""
 
-    def frame(title: str, params: gmm.GMM, resp: np.ndarray | None) -> Frame:
+    def frame(title: str, params: Mixture, resp: np.ndarray | None) -> Frame:
         bound = float("nan") if resp is None else float(gmm.elbo(params, x, resp))
         return Frame(title, params, resp, float(gmm.log_likelihood(params, x)), bound)
 
@@ -69,13 +70,10 @@ def frames(x: np.ndarray, params: gmm.GMM, cycles: int) -> list[Frame]:
     return found
 
 
-def start(width: float) -> gmm.GMM:
+def start(width: float) -> Mixture:
     """Two round components at the places of Bishop (2006), figure 9.8, with equal weights."""
-    return gmm.GMM(
-        jnp.log(jnp.full(2, 0.5, jnp.float32)),
-        jnp.array([[-1.5, 1.0], [1.5, -1.0]], jnp.float32),
-        gmm.Full(width * jnp.tile(jnp.eye(2, dtype=jnp.float32)[None], (2, 1, 1))),
-    )
+    means = jnp.array([[-1.5, 1.0], [1.5, -1.0]], jnp.float32)
+    return gmm.mixture([0.5, 0.5], means, jnp.tile(width**2 * jnp.eye(2)[None], (2, 1, 1)))
 
 
 def draw(x: np.ndarray, found: list[Frame]) -> Figure:
@@ -98,8 +96,8 @@ def draw(x: np.ndarray, found: list[Frame]) -> Figure:
             axis.set_title(frame.title)
             axis.set_xlabel(f"{bound}log L {frame.log_likelihood:.1f}")
             axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-        figure.supylabel("waiting time, standardised", fontsize=9)
-        figure.supxlabel("duration of the eruption, standardised", fontsize=9)
+        figure.supylabel("waiting time, standardized", fontsize=9)
+        figure.supxlabel("duration of the eruption, standardized", fontsize=9)
         figure.set_layout_engine("constrained")
     return figure
 
@@ -113,7 +111,7 @@ def draw_bound(found: list[Frame]) -> Figure:
         axis.plot(
             steps,
             [frame.log_likelihood for frame in shown],
-            color=plot.COLOURS[0],
+            color=plot.COLORS[0],
             marker="o",
             markersize=4,
             label="log-likelihood",
@@ -121,7 +119,7 @@ def draw_bound(found: list[Frame]) -> Figure:
         axis.plot(
             steps,
             [frame.bound for frame in shown],
-            color=plot.COLOURS[1],
+            color=plot.COLORS[1],
             marker="s",
             markersize=4,
             linestyle="--",
@@ -162,7 +160,7 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 ## Set-up
 
-Old Faithful (272 rows, standardised), two components with full covariances, float32; equal weights, means (-1.5, 1) and
+Old Faithful (272 rows, standardized), two components with full covariances, float32; equal weights, means (-1.5, 1) and
 (1.5, -1), standard deviations {options.width:g}. The bound is that of Jensen's inequality,
 sum_nk r_nk log(pi_k N(x_n | m_k, C_k) / r_nk): it equals the log-likelihood where the responsibilities r are those of
 the mixture, which is what an E-step makes them, and an M-step raises it.

@@ -22,8 +22,9 @@ from rich.progress import track
 from experiments import report
 from experiments.data import DATA_SETS
 from experiments.kmeans_steps import REACHED, fifteen_clusters, five_clusters
-from jaxmix import Fit, as_data, gmm, kmeans, plot, seeding, solve
-from jaxmix.types import Data
+from jaxmix import Data, Fit, Problem, Rows, as_data, gmm, kmeans, linalg, plot, seeding, solve
+from jaxmix.mixture import Mixture, MixtureModel, Normal
+from jaxmix.pytree import choice
 
 SETS = {"five clusters": 5, "fifteen clusters": 15, "iris": 6}
 LAST = 32.0
@@ -54,48 +55,48 @@ class Options:
     """Where table, report and figures go."""
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Means:
+@choice
+class Means(Problem):
     """The problem of a mixture whose weights and covariance are known."""
 
-    mixture: gmm.GaussianMixture
+    mixture: MixtureModel
 
-    def e_step(self, params: gmm.GMM, data: Data) -> gmm.Stats:
-        """That of the mixture, with its posterior."""
-        return self.mixture.e_step(params, data)
+    def prepare(self, params: Mixture) -> Any:
+        """That of the mixture."""
+        return self.mixture.prepare(params)
 
-    def m_step(self, stats: gmm.Stats, params: gmm.GMM) -> gmm.GMM:
+    def e_step(self, prepared: Any, rows: Rows) -> gmm.Stats:
+        """That of the mixture, with its assignment."""
+        return self.mixture.e_step(prepared, rows)
+
+    def m_step(self, stats: gmm.Stats, params: Mixture) -> Mixture:
         """New means; the rest stays."""
-        return params._replace(means=params.means + stats.moments.shift)
+        return with_means(params, params.means + linalg.safe_divide(stats.moments.first, stats.counts[:, None]))
 
-    def loss(self, params: gmm.GMM, data: Data) -> jax.Array:
-        """Minus the evidence of the posterior."""
-        return self.mixture.loss(params, data)
+    def loss(self, prepared: Any, rows: Rows) -> jax.Array:
+        """Minus the evidence of the assignment."""
+        return self.mixture.loss(prepared, rows)
 
-    def unconstrain(self, params: gmm.GMM) -> gmm.GMM:
-        """As they are: EM asks for no coordinates."""
-        return params
 
-    def constrain(self, free: gmm.GMM) -> gmm.GMM:
-        """As they are."""
-        return free
+def with_means(params: Mixture, means: jax.Array) -> Mixture:
+    """The mixture with other means."""
+    return params._replace(components=params.components._replace(means=means))
 
 
 def at_temperature(inverse_temperature: jax.Array | float) -> Means:
     """The problem at a temperature, which is a leaf: `vmap` over it."""
-    return Means(gmm.GaussianMixture(posterior=gmm.Tempered(inverse_temperature)))
+    return Means(gmm.GaussianMixture(gmm.TiedSpherical, assignment=gmm.Tempered(inverse_temperature)))
 
 
-EM_LIMIT = Means(gmm.GaussianMixture())
-HARD_LIMIT = Means(gmm.GaussianMixture(posterior=gmm.Hard()))
+EM_LIMIT = Means(gmm.GaussianMixture(gmm.TiedSpherical))
+HARD_LIMIT = Means(gmm.GaussianMixture(gmm.TiedSpherical, assignment=gmm.Hard()))
 
 
-def mixture_at(centers: jax.Array, width: jax.Array | float) -> gmm.GMM:
+def mixture_at(centers: jax.Array, width: jax.Array | float) -> Mixture:
     """Equal weights, and one width for all."""
     k, dtype = centers.shape[-2], centers.dtype
     log_weights = jnp.full(centers.shape[:-1], -math.log(k), dtype)
-    return gmm.GMM(log_weights, centers, gmm.TiedSpherical(jnp.full(centers.shape[:-2], width, dtype)))
+    return Mixture(log_weights, Normal(centers, gmm.TiedSpherical(jnp.full(centers.shape[:-2], width, dtype))))
 
 
 class Setting(NamedTuple):
@@ -127,7 +128,7 @@ def groups(means: np.ndarray, width: float) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="max_steps")
-def _at_each(inverse_temperatures: jax.Array, starts: gmm.GMM, data: Data, max_steps: int) -> Fit:
+def _at_each(inverse_temperatures: jax.Array, starts: Mixture, data: Data, max_steps: int) -> Fit:
     """At every temperature the start whose fit has the highest evidence, all in one program."""
 
     def at_one(inverse_temperature: jax.Array) -> Fit:
@@ -185,7 +186,7 @@ def restarted(name: str, seed: int, init: str, num: int) -> Ends:
     trials = 2 + int(math.log(k)) if init == "kmeans_plus_plus" else 0
     starts = seeding.starts(jax.random.key(seed), data, k, init=getattr(seeding, init), restarts=num)
     soft = solve.run_many(EM_LIMIT, solve.EM(), mixture_at(starts, width), data, max_steps=2000, atol=SMALL / 10)
-    hard = kmeans.fit_all(jax.random.key(seed), data, k, init=starts)
+    hard = kmeans.fit_restarts(jax.random.key(seed), data, k, init=starts)
     fits = {"EM": soft, "K-means": hard}
     losses = {title: np.asarray(fit.loss, float) / (len(x) if title == "EM" else 1) for title, fit in fits.items()}
     return Ends(losses, {title: np.asarray(fit.num_steps, float) + trials for title, fit in fits.items()})
@@ -199,17 +200,17 @@ def annealed(name: str, seed: int, stages: int, num: int) -> tuple[Ends, np.ndar
     second = np.geomspace(1, LAST, stages - stages // 2)
 
     def anneal(key: jax.Array) -> tuple:
-        def stage(params: gmm.GMM, at: tuple[jax.Array, jax.Array]) -> tuple[gmm.GMM, tuple[jax.Array, jax.Array]]:
+        def stage(params: Mixture, at: tuple[jax.Array, jax.Array]) -> tuple[Mixture, tuple[jax.Array, jax.Array]]:
             noise = JITTER * width * jax.random.normal(at[1], params.means.shape, params.means.dtype)
-            moved = params._replace(means=params.means + noise)
+            moved = with_means(params, params.means + noise)
             fit = solve.run(at_temperature(at[0]), solve.EM(), moved, data, max_steps=100, atol=SMALL)
             return fit.params, (fit.num_steps, fit.params.means)
 
-        def cooled(params: gmm.GMM, grid: np.ndarray, key: jax.Array) -> tuple:
+        def cooled(params: Mixture, grid: np.ndarray, key: jax.Array) -> tuple:
             return jax.lax.scan(stage, params, (jnp.asarray(grid, data.x.dtype), jax.random.split(key, len(grid))))
 
         low, high = jax.random.split(key)
-        begun = mixture_at(jnp.repeat(data.origin[None], k, axis=0), width)
+        begun = mixture_at(jnp.repeat(jnp.mean(data.x, axis=0)[None], k, axis=0), width)
         params, (warm, way) = cooled(begun, first, low)
         soft = solve.run(EM_LIMIT, solve.EM(), params, data, max_steps=2000, atol=SMALL / 10)
         params, (cold, last_way) = cooled(params, second, high)
@@ -261,7 +262,7 @@ def table(name: str, ends: dict[str, Ends]) -> list[dict[str, Any]]:
 
 
 def draw_frames(name: str, seed: int, points: list[Point]) -> Figure:
-    """Rows in the colours of their tempered responsibilities at six temperatures, the last of them zero."""
+    """Rows in the colors of their tempered responsibilities at six temperatures, the last of them zero."""
     x, k, width, critical = setting(name, seed)
     wanted = [0.5 * critical, 2 * critical, 5 * critical, 0.2, 1.0]
     grid = np.array([point.inverse_temperature for point in points[:-1]])
@@ -271,14 +272,14 @@ def draw_frames(name: str, seed: int, points: list[Point]) -> Figure:
         for axis, point in zip(axes.flat, shown, strict=True):
             labels = groups(point.means, width)
             hard = math.isinf(point.inverse_temperature)
-            posterior = gmm.Hard() if hard else gmm.Tempered(point.inverse_temperature)
+            assignment = gmm.Hard() if hard else gmm.Tempered(point.inverse_temperature)
             # Means at one place are one cluster, which takes what all of them take.
             member = np.eye(k, dtype=np.float32)[labels]
             order = np.unique(labels, return_index=True)[1]
 
-            def shares(rows: np.ndarray, point: Point = point, posterior: Any = posterior, member=member) -> np.ndarray:
+            def shares(rows: np.ndarray, point: Point = point, share: Any = assignment, member=member) -> np.ndarray:
                 joint = gmm.log_joint(mixture_at(jnp.asarray(point.means), width), rows)
-                return np.asarray(posterior(joint)[1]) @ member
+                return np.asarray(share(joint.T)[1]).T @ member
 
             plot.responsibilities(axis, x, shares(x))
             axis.set(aspect="equal")
@@ -302,10 +303,10 @@ def draw_curves(curves: dict[str, list[Point]], critical: dict[str, float]) -> F
                 (column[1], [point.cost / cold.cost for point in warm], 1.0, "s"),
                 (column[2], [point.apart for point in warm], cold.apart, "^"),
             ):
-                axis.plot(grid, values, color=plot.COLOURS[0], marker=mark, markersize=3)
-                axis.axhline(end, color=plot.COLOURS[1], linestyle="--", linewidth=1.2, label="K-means")
+                axis.plot(grid, values, color=plot.COLORS[0], marker=mark, markersize=3)
+                axis.axhline(end, color=plot.COLORS[1], linestyle="--", linewidth=1.2, label="K-means")
                 axis.axvline(critical[name], color="black", linestyle=":", linewidth=1, label="first split, predicted")
-                axis.axvline(1.0, color=plot.COLOURS[2], linestyle="-.", linewidth=1, label="EM")
+                axis.axvline(1.0, color=plot.COLORS[2], linestyle="-.", linewidth=1, label="EM")
             column[0].set_title(f"{name}, K = {SETS[name]}")
             column[1].set_yscale("log")
             column[2].set(xscale="log", xlabel="inverse temperature")
@@ -327,7 +328,7 @@ def draw_annealing(
         first, *others = axes[0]
         grid, means = way
         for k in range(means.shape[1]):
-            first.plot(grid, means[:, k, 0], color=plot.COLOURS[k % len(plot.COLOURS)], marker=".", markersize=4)
+            first.plot(grid, means[:, k, 0], color=plot.COLORS[k % len(plot.COLORS)], marker=".", markersize=4)
         first.axvline(critical, color="black", linestyle=":", linewidth=1)
         first.set(xscale="log", xlabel="inverse temperature", ylabel="first coordinate of the means")
         first.set_title(f"one annealing of {name}")
@@ -340,7 +341,7 @@ def draw_annealing(
                 axis.plot(
                     budget,
                     [chance(row["reaches best"], row["passes"], b) for b in budget],
-                    color=plot.COLOURS[i],
+                    color=plot.COLORS[i],
                     linestyle=plot.LINES[i],
                     marker=plot.MARKERS[i],
                     markevery=[0],

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from experiments import targets
-from experiments.child import ROOT, LostError, answer
 from experiments.peers import OF_KMEANS, TITLES
+from experiments.processes import ROOT, LostError, answer
 from experiments.races import NAMES
 from experiments.workloads import Case
 

@@ -67,7 +67,7 @@ def frames(x: np.ndarray, centers: np.ndarray, most: int) -> list[Frame]:
     found = [Frame("start", None, centers, float(kmeans.objective(centers, x)))]
     labels: np.ndarray | None = None
     for turn in range(1, most + 1):
-        new_labels = np.asarray(kmeans.assign(centers, x))
+        new_labels = np.asarray(kmeans.predict(centers, x))
         if labels is not None and (new_labels == labels).all():
             break
         labels = new_labels
@@ -89,8 +89,8 @@ def draw_frames(x: np.ndarray, found: list[Frame]) -> Figure:
             plot.regions(axis, frame.centers)
             axis.set_title(frame.title)
             axis.set_xlabel(f"J = {frame.cost:.4g}")
-        figure.supylabel("waiting time, standardised", fontsize=9)
-        figure.supxlabel("duration of the eruption, standardised", fontsize=9)
+        figure.supylabel("waiting time, standardized", fontsize=9)
+        figure.supxlabel("duration of the eruption, standardized", fontsize=9)
         figure.set_layout_engine("constrained")
     return figure
 
@@ -148,7 +148,7 @@ def seeding_rows(name: str, seed: int, num: int) -> list[dict[str, Any]]:
     make, k = SETS[name]
     x, key = make(seed), jax.random.key(seed)
     fits = {
-        title: kmeans.fit_all(jax.random.fold_in(key, i), x, k, init=init, restarts=num)
+        title: kmeans.fit_restarts(jax.random.fold_in(key, i), x, k, init=init, restarts=num)
         for i, (title, init) in enumerate(SEEDINGS.items())
     }
     best = min(float(found.loss.min()) for found in fits.values())
@@ -183,7 +183,7 @@ def draw_shares(rows: list[dict[str, Any]]) -> Figure:
                 axis.plot(
                     [row["restarts"] for row in own],
                     [row["ends poorly"] for row in own],
-                    color=plot.COLOURS[i],
+                    color=plot.COLORS[i],
                     marker=plot.MARKERS[i],
                     markersize=4,
                     label=title,
@@ -237,7 +237,7 @@ def write_report(options: Options, found: list[Frame], rows: list[dict[str, Any]
 
 ## Set-up
 
-Old Faithful (272 rows, standardised), K = 2, from the centers (-1.5, 1) and (1.5, -1). An E-step gives each row the
+Old Faithful (272 rows, standardized), K = 2, from the centers (-1.5, 1) and (1.5, -1). An E-step gives each row the
 nearest center, an M-step moves each center to the mean of its rows; neither can raise J, the sum of squared distances
 of rows to the center they were given.
 

@@ -34,7 +34,7 @@ class Options:
     most: int = 8
     """The largest K."""
     regularization: float = 1e-3
-    """Added to the diagonals of the covariances; the data are standardised."""
+    """Added to the diagonals of the covariances; the data are standardized."""
     data: tuple[str, ...] = ("faithful", "iris", "wine", "c = 4", "c = 1, D = 10, K = 5", "c = 0.2")
     """Data sets: faithful, iris, wine, or synthetic mixtures such as "c = 1, D = 10, K = 5"."""
     output: Path = Path("results/model_selection")
@@ -50,7 +50,7 @@ def table(name: str, family: str, seed: int, settings: tuple[int, int, float, in
         jax.random.key(seed),
         x,
         range(1, most + 1),
-        families=[getattr(gmm, family)],
+        covariances=[getattr(gmm, family)],
         regularizations=[regularization],
         restarts=restarts,
         max_steps=max_steps,
@@ -69,7 +69,7 @@ def table(name: str, family: str, seed: int, settings: tuple[int, int, float, in
             "converged": float(share),
             "seconds": seconds,
         }
-        for row, share in zip(best.rows(**columns), converged, strict=True)
+        for row, share in zip(best.to_records(**columns), converged, strict=True)
     ]
 
 

@@ -98,10 +98,10 @@ def fitted(name: str, seed: int, restarts: int) -> Result:
     x = shape.x.astype(np.float32)
     centers = kmeans.fit(key, x, shape.k, restarts=restarts)
     # A floor for the covariances in units of the data, so that no component collapses onto rows of noise.
-    problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(x, shape.k))
-    mixture = gmm.fit(key, x, shape.k, problem=problem, restarts=restarts, max_steps=1000)
+    prior = gmm.fraley_raftery(x, shape.k)
+    mixture = gmm.fit(key, x, shape.k, prior=prior, restarts=restarts, max_steps=1000)
     labels = {
-        "K-means": np.asarray(kmeans.assign(centers.params, x)),
+        "K-means": np.asarray(kmeans.predict(centers.params, x)),
         "mixture": np.asarray(gmm.predict(mixture.params, x)),
     }
     fits = jax.tree.map(np.asarray, {"K-means": centers, "mixture": mixture})

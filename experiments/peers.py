@@ -17,7 +17,8 @@ import numpy as np
 
 from experiments.timing import Contender
 from experiments.workloads import REGULARIZATION, Case, Outcome, start
-from jaxmix import gmm, kmeans, solve
+from jaxmix import Problem, gmm, kmeans, solve
+from jaxmix.mixture import Mixture, Normal
 
 MODULES = {
     "sklearn": "sklearn.cluster",
@@ -50,7 +51,7 @@ def missing(names: Sequence[str]) -> dict[str, str]:
     return reasons
 
 
-def as_gmm(params: tuple[np.ndarray, ...], family: str) -> gmm.GMM:
+def as_mixture(params: tuple[np.ndarray, ...], family: str) -> Mixture:
     """Weights, means and dense covariances as a mixture of jaxmix, in float32."""
     weights, means, covariances = params
     if family == "full":
@@ -60,7 +61,14 @@ def as_gmm(params: tuple[np.ndarray, ...], family: str) -> gmm.GMM:
     else:
         scales = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
         covariance = gmm.Diagonal(_single(scales)) if family == "diagonal" else gmm.Spherical(_single(scales[:, 0]))
-    return gmm.GMM(_single(np.log(weights)), _single(means), covariance)
+    return Mixture(_single(np.log(weights)), Normal(_single(means), covariance))
+
+
+def model_of(case: Case) -> Problem:
+    """The case's problem in jaxmix."""
+    if case.model == "kmeans":
+        return kmeans.KMeans()
+    return gmm.GaussianMixture(FAMILIES[case.model], regularization=REGULARIZATION)
 
 
 def as_sklearn(params: tuple[np.ndarray, ...], family: str) -> dict[str, np.ndarray]:
@@ -145,8 +153,8 @@ Ways = tuple[Callable[[], Any], Callable[[Any], Outcome]]
 
 
 def _jaxmix(case: Case, x: Any, begin: Any) -> Ways:
-    problem: Any = kmeans.KMeans() if case.model == "kmeans" else gmm.GaussianMixture(regularization=REGULARIZATION)
-    first = jnp.asarray(begin) if case.model == "kmeans" else as_gmm(begin, case.model)
+    problem = model_of(case)
+    first = jnp.asarray(begin) if case.model == "kmeans" else as_mixture(begin, case.model)
 
     def fit() -> Any:
         return jax.block_until_ready(solve.run(problem, solve.EM(), first, x, max_steps=case.steps, rtol=0, atol=0))
@@ -154,7 +162,7 @@ def _jaxmix(case: Case, x: Any, begin: Any) -> Ways:
     def read(done: Any) -> Outcome:
         steps = int(done.num_steps)
         if case.model == "kmeans":
-            labels = np.asarray(kmeans.assign(done.params, x))
+            labels = np.asarray(kmeans.predict(done.params, x))
             return Outcome((np.asarray(done.params),), float(done.loss), labels, steps, steps + 1)
         parts = (done.params.weights, done.params.means, done.params.covariances)
         return Outcome(tuple(map(np.asarray, parts)), -float(done.loss) / case.n, None, steps, steps + 1)

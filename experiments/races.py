@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments import targets
-from experiments.child import served
 from experiments.peers import TITLES, contenders
+from experiments.processes import served
 from experiments.timing import Contender, Times, best_threads, race
 from experiments.workloads import Case, Judge, rows
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxmix.plot import COLOURS as COLOURS
+from jaxmix.plot import COLORS as COLORS
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,

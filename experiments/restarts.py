@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import child, targets
-from experiments.peers import THREADS, TITLES, as_gmm, limited, sklearn_mixture
+from experiments import targets
+from experiments.peers import THREADS, TITLES, as_mixture, limited, model_of, sklearn_mixture
+from experiments.processes import LostError, answer
 from experiments.timing import Contender, Times, best_threads, race
-from experiments.workloads import REGULARIZATION, Case, Outcome, centers, mixture_start, rows
-from jaxmix import gmm, kmeans, solve, sweep
+from experiments.workloads import Case, Outcome, centers, mixture_start, rows
+from jaxmix import fit_restarts, solve, sweep
 
 TOLERANCE = {"kmeans": 0.0, "full": 1e-4}
 """K-means ends at its fixed point; mixtures where the mean log-likelihood changes by less."""
@@ -22,11 +23,13 @@ AGREE = 1e-4
 """The relative error allowed in the best objective of all starts, and in the median over starts."""
 
 
-def restart_rows(case: Case, *, restarts: int, lanes: Sequence[int], rounds: int, peers: Sequence[str]) -> list[dict]:
-    """The library with its own number of lanes against scikit-learn in a loop, and against itself with others."""
+def restart_rows(
+    case: Case, *, restarts: int, parallel: Sequence[int], rounds: int, peers: Sequence[str]
+) -> list[dict]:
+    """The library with its default `num_parallel` against scikit-learn in a loop, and against itself with others."""
     x = rows(case)
     drawn = centers(case, x, restarts)
-    racers = [_ours(case, x, drawn, None), *(_ours(case, x, drawn, number) for number in lanes)]
+    racers = [_ours(case, x, drawn, None), *(_ours(case, x, drawn, number) for number in parallel)]
     if "sklearn" in peers:
         racers += [_sklearn(case, x, drawn, threads) for threads in THREADS]
     times, lost = race(racers, rounds=rounds, budget=60, by_pass=False)
@@ -69,27 +72,23 @@ def _fault(own: Times | None, other: Times | None) -> str:
     return ", ".join(f"{name} off by {error:.1e}" for name, error in errors.items() if not error <= AGREE)
 
 
-def _problem(case: Case) -> Any:
-    return kmeans.KMeans() if case.model == "kmeans" else gmm.GaussianMixture(regularization=REGULARIZATION)
-
-
 def _stacked(case: Case, x: np.ndarray, drawn: np.ndarray) -> Any:
     if case.model == "kmeans":
         return jnp.asarray(drawn)
-    begun = as_gmm(mixture_start(case, x, drawn[0]), case.model)
+    begun = as_mixture(mixture_start(case, x, drawn[0]), case.model)
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(drawn), axis=0), begun)
-    return repeated._replace(means=jnp.asarray(drawn))
+    return repeated._replace(components=repeated.components._replace(means=jnp.asarray(drawn)))
 
 
-def _ours(case: Case, x: np.ndarray, drawn: np.ndarray, lanes: int | None) -> Contender:
-    data, starts, problem = jnp.asarray(x), _stacked(case, x, drawn), _problem(case)
-    options: Any = {"max_steps": case.steps, "rtol": 0.0, "atol": TOLERANCE[case.model], "lanes": lanes}
+def _ours(case: Case, x: np.ndarray, drawn: np.ndarray, num_parallel: int | None) -> Contender:
+    data, starts, problem = jnp.asarray(x), _stacked(case, x, drawn), model_of(case)
+    options: Any = {"max_steps": case.steps, "rtol": 0.0, "atol": TOLERANCE[case.model], "num_parallel": num_parallel}
 
     def read(fits: Any) -> Outcome:
         return Outcome((np.asarray(fits.loss, float),), targets.NAN, None, int(fits.num_steps.sum()), 1)
 
     return Contender(
-        "jaxmix" if lanes is None else f"jaxmix, lanes = {lanes}",
+        "jaxmix" if num_parallel is None else f"jaxmix, num_parallel = {num_parallel}",
         0,
         lambda: jax.block_until_ready(solve.run_many(problem, solve.EM(), starts, data, **options)),
         read,
@@ -150,15 +149,16 @@ def _sklearn_one(case: Case, x: np.ndarray, start: np.ndarray, given: tuple[np.n
 
 def _sweep_program(case: Case, data: jax.Array, starts: Any) -> sweep.Sweep:
     key = jax.random.key(0)
-    options: Any = {"max_steps": case.steps, "atol": TOLERANCE[case.model], "problem": _problem(case)}
+    options: Any = {"max_steps": case.steps, "atol": TOLERANCE[case.model]}
+    model = model_of(case)
 
     def fits(k: jax.Array) -> Any:
         if case.model == "kmeans":
-            return kmeans.fit_all(key, data, case.k, init=starts, num_active=k, **options)
+            return fit_restarts(model, key, data, case.k, init=starts, num_active=k, **options)
         on = jnp.arange(case.k) < k
         log_weights = jnp.where(on, -jnp.log(k.astype(data.dtype)), -jnp.inf)
         begun = starts._replace(log_weights=jnp.broadcast_to(log_weights[None], starts.log_weights.shape))
-        return gmm.fit_all(key, data, case.k, init=begun, **options)
+        return fit_restarts(model, key, data, case.k, init=begun, **options)
 
     return sweep.grid(fits, {"k": jnp.arange(1, case.k + 1)}, "restart")
 
@@ -172,8 +172,8 @@ def sweep_row(case: Case, *, restarts: int, rounds: int, threads: Sequence[int] 
         for _ in range(rounds):
             for name, number in ways:
                 job = {"case": dataclasses.asdict(case), "name": name, "threads": number, "restarts": restarts}
-                answers[name, number].append(child.answer("sweep", timeout=600, **job))
-    except child.LostError as error:
+                answers[name, number].append(answer("sweep", timeout=600, **job))
+    except LostError as error:
         fault = str(error)
     whole = {way: [a["seconds"] for a in got] for way, got in answers.items() if got}
     peers = {way: seconds for way, seconds in whole.items() if way[0] == "sklearn"}

@@ -24,7 +24,7 @@ from experiments import report
 from experiments.data import DATA_SETS
 from experiments.kmeans_steps import SEEDINGS, fifteen_clusters
 from jaxmix import as_data, kmeans, plot, seeding
-from jaxmix.types import Data
+from jaxmix.data import Data
 
 MAX_STEPS = 2000
 
@@ -111,7 +111,7 @@ def measured(name: str, k: int, runs: int, seed: int, num_rows: int) -> list[dic
     """A row for each seeding: every start's J and steps, and the mean seconds of a start, compilation apart."""
     x, true_cost = made(name, seed, num_rows)
     data, key = as_data(x), jax.random.key(seed)
-    fit = partial(kmeans.fit_all, key, k=k, max_steps=MAX_STEPS)
+    fit = partial(kmeans.fit_restarts, key, k=k, max_steps=MAX_STEPS)
     # Rows that are all equal end at once: what is left is the compilation, which the times leave out.
     jax.block_until_ready(fit(as_data(np.zeros_like(x)), init=np.zeros((runs, k, x.shape[1]), np.float32)))
     rows = []
@@ -234,7 +234,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                     linestyle="none",
                     marker=plot.MARKERS[i],
                     markersize=4.5,
-                    color=plot.COLOURS[i],
+                    color=plot.COLORS[i],
                     fillstyle="none",
                     label=method,
                 )

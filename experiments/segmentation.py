@@ -1,4 +1,4 @@
-"""Which parts does an image fall into? K-means and mixtures on the colour of pixels, and on colour and position."""
+"""Which parts does an image fall into? K-means and mixtures on the color of pixels, and on color and position."""
 
 import dataclasses
 from pathlib import Path
@@ -32,9 +32,9 @@ class Options:
     parts: int = 6
     """The number of clusters or components."""
     position: float = 1.0
-    """The spread of rows and columns next to that of the colours, each of which has standard deviation 1."""
+    """The spread of rows and columns next to that of the colors, each of which has standard deviation 1."""
     sample: int = 15_000
-    """How many pixels the models are fitted to; all are labelled."""
+    """How many pixels the models are fitted to; all are labeled."""
     restarts: int = 8
     """Starts of each fit."""
     output: Path = Path("results/segmentation")
@@ -42,11 +42,11 @@ class Options:
 
 
 class Segmented(NamedTuple):
-    """A row of the table, the label map (H, W), and the mean colour of each part (K, 3)."""
+    """A row of the table, the label map (H, W), and the mean color of each part (K, 3)."""
 
     row: dict[str, Any]
     labels: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
 
 
 def pixels(name: str, smoke: bool) -> np.ndarray:
@@ -57,18 +57,18 @@ def pixels(name: str, smoke: bool) -> np.ndarray:
 
 
 def features(image: np.ndarray, position: float) -> np.ndarray:
-    """Standardised colours, and rows and columns in one unit, of standard deviation `position` on average."""
-    colours = image.reshape(-1, 3)
-    colours = (colours - colours.mean(0)) / colours.std(0)
+    """Standardized colors, and rows and columns in one unit, of standard deviation `position` on average."""
+    colors = image.reshape(-1, 3)
+    colors = (colors - colors.mean(0)) / colors.std(0)
     if position == 0:
-        return colours
+        return colors
     places = np.stack(np.meshgrid(*map(np.arange, image.shape[:2]), indexing="ij"), axis=-1).reshape(-1, 2)
     places = places - places.mean(0)
-    return np.hstack([colours, position * places / np.sqrt(np.mean(np.square(places)))]).astype(np.float32)
+    return np.hstack([colors, position * places / np.sqrt(np.mean(np.square(places)))]).astype(np.float32)
 
 
 def cut_share(labels: np.ndarray) -> float:
-    """The share of neighbouring pixels, beside or below each other, that belong to different parts."""
+    """The share of neighboring pixels, beside or below each other, that belong to different parts."""
     cuts = [labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]]
     return sum(cut.sum() for cut in cuts) / sum(cut.size for cut in cuts)
 
@@ -90,29 +90,29 @@ def segmented(name: str, model: str, position: float, options: tuple[int, int, i
     rows = x[np.random.default_rng(seed).choice(len(x), min(sample, len(x)), replace=False)]
     key = jax.random.key(seed)
     if model == "K-means":
-        fit = kmeans.fit(key, rows, parts, restarts=restarts).check()
-        labels = kmeans.assign(fit.params, x)
+        fit = kmeans.fit(key, rows, parts, restarts=restarts).throw()
+        labels = kmeans.predict(fit.params, x)
     else:
-        problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(rows, parts))
-        fit = gmm.fit(key, rows, parts, problem=problem, restarts=restarts, max_steps=500, rtol=1e-5).check()
+        prior = gmm.fraley_raftery(rows, parts)
+        fit = gmm.fit(key, rows, parts, prior=prior, restarts=restarts, max_steps=500, rtol=1e-5).throw()
         labels = gmm.predict(fit.params, x)
     labels = np.asarray(labels).reshape(image.shape[:2])
-    colours = np.array([image[labels == k].mean(0) if (labels == k).any() else np.zeros(3) for k in range(parts)])
-    rest = np.square(image - colours[labels]).sum() / np.square(image - image.mean(axis=(0, 1))).sum()
+    colors = np.array([image[labels == k].mean(0) if (labels == k).any() else np.zeros(3) for k in range(parts)])
+    rest = np.square(image - colors[labels]).sum() / np.square(image - image.mean(axis=(0, 1))).sum()
     row = {
         "image": name,
         "model": model,
         "position": position,
-        "colour explained": float(1 - rest),
-        "neighbours cut": float(cut_share(labels)),
+        "color explained": float(1 - rest),
+        "neighbors cut": float(cut_share(labels)),
         "pieces": pieces(labels),
         "steps": int(fit.num_steps),
     }
-    return Segmented(row, labels, colours)
+    return Segmented(row, labels, colors)
 
 
 def draw(results: dict[tuple[str, str, float], Segmented], smoke: bool) -> Figure:
-    """A row for each image: the photograph, and the parts by each model, in their mean colours."""
+    """A row for each image: the photograph, and the parts by each model, in their mean colors."""
     names = list(dict.fromkeys(name for name, _, _ in results))
     ways = list(dict.fromkeys((model, position) for _, model, position in results))
     with plt.rc_context({**report.STYLE, "axes.grid": False}):
@@ -123,7 +123,7 @@ def draw(results: dict[tuple[str, str, float], Segmented], smoke: bool) -> Figur
             axis_row[0].set_axis_off()
             for axis, (model, position) in zip(axis_row[1:], ways, strict=True):
                 found = results[name, model, position]
-                plot.image(axis, found.labels, found.colours)
+                plot.image(axis, found.labels, found.colors)
         titles = ["photograph", *(f"{model}, {said(position)}" for model, position in ways)]
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title)
@@ -133,7 +133,7 @@ def draw(results: dict[tuple[str, str, float], Segmented], smoke: bool) -> Figur
 
 def said(position: float) -> str:
     """What a model saw, in words."""
-    return "colour and position" if position else "colour"
+    return "color and position" if position else "color"
 
 
 def write_report(options: Options, rows: list[dict[str, Any]], agreement: dict[tuple[str, float], float]) -> None:
@@ -146,17 +146,17 @@ def write_report(options: Options, rows: list[dict[str, Any]], agreement: dict[t
         alone, both = by[name, model, 0.0], by[name, model, options.position]
         lines.append(
             f"- {name}, {model}: position makes {both['pieces']} connected pieces of {alone['pieces']}, cuts "
-            f"{both['neighbours cut']:.1%} of neighbours in place of {alone['neighbours cut']:.1%}, and explains "
-            f"{both['colour explained']:.0%} of the colours' variance in place of {alone['colour explained']:.0%}."
+            f"{both['neighbors cut']:.1%} of neighbors in place of {alone['neighbors cut']:.1%}, and explains "
+            f"{both['color explained']:.0%} of the colors' variance in place of {alone['color explained']:.0%}."
         )
     text = f"""# {(__doc__ or "").splitlines()[0]}
 
 ## Set-up
 
-The two photographs that scikit-learn ships, at half their size (213 x 320). A row is a pixel: its three colours,
-standardised, and with position its line and column too, of standard deviation {options.position:g}. K = {options.parts}
+The two photographs that scikit-learn ships, at half their size (213 x 320). A row is a pixel: its three colors,
+standardized, and with position its line and column too, of standard deviation {options.position:g}. K = {options.parts}
 for both models; covariances are full, under the weak prior of Fraley and Raftery (2007). {options.restarts} restarts on
-{options.sample} pixels, then all pixels are labelled. A part is drawn in its mean colour.
+{options.sample} pixels, then all pixels are labeled. A part is drawn in its mean color.
 
 ## Result
 
@@ -164,7 +164,7 @@ for both models; covariances are full, under the weak prior of Fraley and Rafter
 
 {report.markdown_table(rows)}
 
-"Colour explained" is the share of the colours' variance between parts; "neighbours cut" the share of pixels beside or
+"Color explained" is the share of the colors' variance between parts; "neighbors cut" the share of pixels beside or
 below each other that have different labels; "pieces" counts connected regions.
 
 ## Reading

@@ -1,4 +1,4 @@
-"""What does a thousand fits cost as one call, and which of them fail? K x restarts x regularisation of a mixture."""
+"""What does a thousand fits cost as one call, and which of them fail? K x restarts x regularization of a mixture."""
 
 import dataclasses
 import time
@@ -38,13 +38,13 @@ class Options:
     restarts: int = 32
     """Starts for each K and regularization."""
     regularizations: tuple[float, ...] = (0.0, 1e-6, 1e-4, 1e-2)
-    """Added to the diagonals of the covariances; the data are standardised. 0 is maximum likelihood itself."""
+    """Added to the diagonals of the covariances; the data are standardized. 0 is maximum likelihood itself."""
     max_steps: int = 500
     """The most steps of EM."""
     sampled: int = 4
     """Restarts of each K and regularization that the loop runs; its time is multiplied up to all of them."""
     data: tuple[str, ...] = ("faithful", "iris", "wine")
-    """Data sets, standardised: faithful, iris, wine, digits, china, or synthetic ones such as "c = 1, D = 10"."""
+    """Data sets, standardized: faithful, iris, wine, digits, china, or synthetic ones such as "c = 1, D = 10"."""
     output: Path = Path("results/sweep")
     """Where table, report and figures go."""
 
@@ -83,7 +83,7 @@ def swept(name: str, seed: int, options: Options) -> Swept:
             key,
             x,
             ks,
-            families=[gmm.Full],
+            covariances=[gmm.Full],
             regularizations=options.regularizations,
             restarts=options.restarts,
             max_steps=options.max_steps,
@@ -205,7 +205,7 @@ def time_row(name: str, found: Swept, loop: Looped, options: Options) -> dict[st
 
 def draw_statuses(results: dict[str, Swept], options: Options) -> Figure:
     """How fits end: a row for each data set, a column for each regularization, a stack for each K."""
-    colours = dict(zip(SHOWN, (plot.COLOURS[2], plot.COLOURS[4], plot.COLOURS[3], plot.COLOURS[1]), strict=True))
+    colors = dict(zip(SHOWN, (plot.COLORS[2], plot.COLORS[4], plot.COLORS[3], plot.COLORS[1]), strict=True))
     hatches = dict(zip(SHOWN, ("", "//", "..", "xx"), strict=True))
     num = len(options.regularizations)
     with plt.rc_context({**report.STYLE, "axes.grid": False}):
@@ -221,7 +221,7 @@ def draw_statuses(results: dict[str, Swept], options: Options) -> Figure:
                         np.arange(1, options.most + 1),
                         share,
                         bottom=floor,
-                        color=colours[status],
+                        color=colors[status],
                         hatch=hatches[status],
                         edgecolor="white",
                         linewidth=0.4,
@@ -247,10 +247,10 @@ def draw_times(times: list[dict[str, Any]]) -> Figure:
         for row in times:
             for way in ("one call", "loop"):
                 parts = [row[f"{way}, compiling"], row[f"{way}, running"]]
-                for part, left, colour, label in zip(
-                    parts, (0.0, parts[0]), (plot.COLOURS[7], plot.COLOURS[0]), ("compiling", "running"), strict=True
+                for part, left, color, label in zip(
+                    parts, (0.0, parts[0]), (plot.COLORS[7], plot.COLORS[0]), ("compiling", "running"), strict=True
                 ):
-                    axis.barh(place, part, left=left, color=colour, height=0.8, label=label if not labels else None)
+                    axis.barh(place, part, left=left, color=color, height=0.8, label=label if not labels else None)
                 axis.annotate(
                     f" {sum(parts):.3g} s", (sum(parts), place), va="center", fontsize=8, annotation_clip=False
                 )

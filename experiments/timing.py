@@ -1,4 +1,4 @@
-"""Contenders timed in turns: what a neighbour on the machine takes away, it takes from all of them."""
+"""Contenders timed in turns: what a neighbor on the machine takes away, it takes from all of them."""
 
 import time
 from collections.abc import Callable, Sequence

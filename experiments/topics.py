@@ -126,10 +126,10 @@ def clustered(way: str, k: int, subpackages: tuple[str, ...], seed: int, restart
 
     found, ways, _, _ = prepared(subpackages)
     x = ways[way]
-    fits = kmeans.fit_all(jax.random.key(seed), x, k, restarts=restarts)
+    fits = kmeans.fit_restarts(jax.random.key(seed), x, k, restarts=restarts)
     best = int(np.argmin(fits.loss))
     centers = np.asarray(fits.params[best])
-    labels = np.asarray(kmeans.assign(centers, x))
+    labels = np.asarray(kmeans.predict(centers, x))
     start = x[np.random.default_rng(seed).choice(len(x), k, replace=False)]
     ours = kmeans.fit(jax.random.key(0), x, k, init=start)
     settings: dict[str, Any] = {"init": start, "n_init": 1, "tol": 0, "max_iter": 1000, "algorithm": "lloyd"}
@@ -178,7 +178,7 @@ def draw(rows: list[dict[str, Any]], labels: np.ndarray, texts: Corpus) -> Figur
             left.plot(
                 [row["K"] for row in own],
                 [row["NMI"] for row in own],
-                color=plot.COLOURS[i],
+                color=plot.COLORS[i],
                 marker=plot.MARKERS[i],
                 markersize=4,
                 label=way,

@@ -1,29 +1,39 @@
-"""K-means and Gaussian mixtures in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
+"""K-means and mixture models in JAX: E-steps, M-steps and objectives, fitted by interchangeable solvers."""
 
-from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, rows, seeding, solve, sweep, types
-from jaxmix.door import as_data
-from jaxmix.types import Data, Fit, FitError, Problem, Solver, Status
+from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, mixture, pytree, seeding, solve, sweep
+from jaxmix.data import Data, Rows
+from jaxmix.fitting import fit, fit_restarts
+from jaxmix.problem import Problem
+from jaxmix.reduction import Blocks
+from jaxmix.solver import Fit, FitError, Objective, Progress, Solver, Status
+from jaxmix.validation import as_data
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blocks",
     "Data",
     "Fit",
     "FitError",
+    "Objective",
     "Problem",
+    "Progress",
+    "Rows",
     "Solver",
     "Status",
     "as_data",
     "datasets",
+    "fit",
+    "fit_restarts",
     "gmm",
     "interop",
     "io",
     "kmeans",
     "linalg",
     "metrics",
-    "rows",
+    "mixture",
+    "pytree",
     "seeding",
     "solve",
     "sweep",
-    "types",
 ]

@@ -4,8 +4,7 @@ Squares of float32 numbers underflow below 1e-19 and overflow above 1e19. Multip
 two changes no digit of them, and brings their squares within range.
 """
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,10 @@ from jaxmix import linalg, memory
 
 MEAN_BLOCK = 200_000
 """Numbers in a block of rows whose mean is taken at once."""
+
+
+FEW_ROWS = 256
+"""Rows that are read first, to see whether the others need be."""
 
 
 def mean(x: Any, weights: Any) -> Any:
@@ -83,12 +86,92 @@ def scale_of(x: Array) -> Array | None:
         return _power_of_two(_shift(jnp.frexp(jnp.max(magnitudes, initial=0))[1], x.dtype, jnp), x.dtype)
     with jax.ensure_compile_time_eval():
         values = memory.on_host(x)
-        low, high = float(values.min()), float(values.max())
-        if not math.isfinite(low) or not math.isfinite(high):
+        low, high = values.min(), values.max()
+        if not np.isfinite(low) or not np.isfinite(high):
             finite = np.asarray(x)[np.isfinite(x)]
-            low, high = float(finite.min(initial=0)), float(finite.max(initial=0))
-    shift = _shift(np.frexp(max(abs(low), abs(high)))[1], x.dtype, np)
-    return memory.copied(np.ldexp(np.ones((), x.dtype), shift)) if shift else None
+            low, high = finite.min(initial=0), finite.max(initial=0)
+    return scale_within(low, high, x.dtype)
+
+
+def scale_within(low: Any, high: Any, dtype: Any) -> Array | None:
+    """`scale_of` numbers of which the least and the largest are known, and finite."""
+    shift = _shift(np.frexp(max(abs(float(low)), abs(float(high))))[1], dtype, np)
+    return memory.copied(np.ldexp(np.ones((), dtype), shift)) if shift else None
+
+
+class Frame(NamedTuple):
+    """Where the rows of a fit are moved: to another origin, in another unit.
+
+    Attributes:
+      origin: Array of shape (D,), what is subtracted.
+      scale: Array of shape (), the power of two by which differences are multiplied; None for 1.
+
+    Example:
+      >>> frame = Frame(jnp.array([8.0]), jnp.array(2.0))
+      >>> frame.apply(jnp.array([[9.0]])).tolist(), frame.inverse.apply(jnp.array([[2.0]])).tolist()
+      ([[2.0]], [[9.0]])
+    """
+
+    origin: Array
+    scale: Array | None = None
+
+    def apply(self, points: Array) -> Array:
+        """Points of shape (..., D), moved.
+
+        Raises:
+          ValueError: for points of another width.
+        """
+        if points.shape[-1:] != self.origin.shape:
+            width = self.origin.shape[0]
+            raise ValueError(f"Rows and parameters need one width D, got {points.shape} for rows of {width} features.")
+        moved = points - self.origin.reshape((1,) * (points.ndim - 1) + (-1,))
+        return moved if self.scale is None else moved * self.scale
+
+    @property
+    def inverse(self) -> "Frame":
+        """The frame that moves them back."""
+        if self.scale is None:
+            return Frame(-self.origin)
+        return Frame(-self.origin * self.scale, 1 / self.scale)
+
+
+def exact_origin(x: Any, weights: Any) -> Any:
+    """In each feature the mean of the rows where subtracting it from every row is exact; 0 elsewhere.
+
+    It is exact where every row lies between half and twice the mean.
+
+    Args:
+      x: Array of shape (N, D), or a NumPy array.
+      weights: of shape (N,), of the same kind.
+
+    Returns:
+      Array of shape (D,), of the same kind.
+
+    References:
+      Sterbenz (1974), theorem 4.3.1.
+
+    Example:
+      >>> x = jnp.array([[9.0, 0.0], [11.0, 4.0]])
+      >>> exact_origin(x, jnp.ones(2)).tolist()
+      [10.0, 0.0]
+    """
+    numpy: Any = jnp
+    if isinstance(x, np.ndarray):
+        numpy = np
+        # A few rows tell of most data that no mean will do.
+        if not _may_be_exact(x[:FEW_ROWS], np).any() or not _may_be_exact(x, np).any():
+            return np.zeros(x.shape[1], x.dtype)
+    low, high = x.min(axis=0), x.max(axis=0)
+    center = mean(x, weights)
+    is_exact = (low >= center / 2) & (high / 2 <= center) & (low > 0)
+    is_exact |= (high <= center / 2) & (low / 2 >= center) & (high < 0)
+    return numpy.where(is_exact, center, 0).astype(x.dtype)
+
+
+def _may_be_exact(x: Any, numpy: Any) -> Any:
+    """Whether a feature is of one sign, and no row more than four times another."""
+    low, high = numpy.min(x, axis=0), numpy.max(x, axis=0)
+    return ((low > 0) & (high / 4 <= low)) | ((high < 0) & (low / 4 >= high))
 
 
 def scaled(tree: Any, scale: Array | None) -> Any:

@@ -4,12 +4,14 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from jaxmix import door, extras, gmm, kmeans
-from jaxmix.types import ArrayLike, Data, Fit
+from jaxmix import extras, gmm, kmeans, validation
+from jaxmix.data import Data
+from jaxmix.mixture import Mixture, Normal
+from jaxmix.mixture.components.gaussian.component import factors
+from jaxmix.solver import Fit, Status
+from jaxmix.typing import ArrayLike
 
 _FAMILIES = {"full": gmm.Full, "tied": gmm.Tied, "diag": gmm.Diagonal, "spherical": gmm.Spherical}
 _FITTED = {"KMeans": "cluster_centers_", "MiniBatchKMeans": "cluster_centers_", "GaussianMixture": "means_"}
@@ -17,7 +19,7 @@ _UNLIKE = {
     "BisectingKMeans": "Its `predict` follows the tree of bisections, not the nearest of its centers. To take the "
     "nearest all the same, use `cluster_centers_`.",
     "BayesianGaussianMixture": "Its `predict` averages over a posterior, which no single mixture does. To take one "
-    "mixture all the same, build a `gmm.GMM` from its `weights_`, `means_` and `covariances_`.",
+    "mixture all the same, build one with `gmm.mixture` from its `weights_`, `means_` and `covariances_`.",
 }
 
 
@@ -28,8 +30,8 @@ def from_sklearn(estimator: Any) -> Any:
       estimator: a fitted `KMeans`, `MiniBatchKMeans` or `GaussianMixture` of scikit-learn, or of a subclass.
 
     Returns:
-      Centers, an array of shape (K, D), or a `GMM` of the family of its `covariance_type`; in its dtype, where JAX's
-      configuration allows it.
+      Centers, an array of shape (K, D), or a `Mixture` with the covariances of its `covariance_type`; in its dtype,
+      where JAX's configuration allows it.
 
     Raises:
       ValueError: for another estimator, or one that is not fitted. Among the others are `BisectingKMeans` and
@@ -52,17 +54,15 @@ def from_sklearn(estimator: Any) -> Any:
     if not hasattr(estimator, _FITTED[name]):
         raise ValueError(f"`estimator` is not fitted: call `fit` of the {bases[0]} first.")
     if name != "GaussianMixture":
-        return door.as_floating(estimator.cluster_centers_, "cluster_centers_")
+        return validation.as_floating(estimator.cluster_centers_, "cluster_centers_")
     family = _FAMILIES[estimator.covariance_type]
     covariances = np.asarray(estimator.covariances_)
     root = np.linalg.cholesky(covariances) if family in (gmm.Full, gmm.Tied) else np.sqrt(covariances)
     with np.errstate(divide="ignore"):
         log_weights = np.log(estimator.weights_)
-    return gmm.GMM(
-        door.as_floating(log_weights, "weights_"),
-        door.as_floating(estimator.means_, "means_"),
-        family(door.as_floating(root, "covariances_")),
-    )
+    means = validation.as_floating(estimator.means_, "means_")
+    components = Normal(means, family(validation.as_floating(root, "covariances_")))
+    return Mixture(validation.as_floating(log_weights, "weights_"), components)
 
 
 def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLike | None = None) -> Any:
@@ -78,8 +78,8 @@ def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLik
     $$\frac{1}{\sum_n w_n} \sum_n w_n \log p(x_n)$$
 
     Args:
-      fit: a `Fit`, centers of shape (K, D), or a `GMM`. What is switched off has to come last, and is left out. The
-        families `TiedDiagonal` and `TiedSpherical` become "tied".
+      fit: a `Fit`, centers of shape (K, D), or a Gaussian `Mixture`. Components that are switched off must come last,
+        and are left out. The families `TiedDiagonal` and `TiedSpherical` become "tied".
       x: array of shape (N, D), or `Data`: the rows that `lower_bound_` and `inertia_` are of. Without them `inertia_`
         is the loss of the `Fit`, and NaN for centers alone.
       weights: array of shape (N,), non-negative; None for ones.
@@ -88,8 +88,8 @@ def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLik
       A `sklearn.cluster.KMeans` or a `sklearn.mixture.GaussianMixture`.
 
     Raises:
-      ValueError: for parameters with leading axes, such as restarts, that are not finite, that have a family of your
-        own, or where something is off that does not come last; for `weights` without `x`.
+      ValueError: for parameters with leading axes, such as restarts, that are not finite, or that have components or a
+        family of your own; if a component is switched off that does not come last; for `weights` without `x`.
       ModuleNotFoundError: without scikit-learn, which `pip install 'jaxmix[sklearn]'` brings.
 
     Example:
@@ -98,17 +98,17 @@ def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLik
       >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
       >>> fit = kmeans.fit(jax.random.key(0), x, 2)
       >>> estimator = interop.to_sklearn(fit)
-      >>> bool((estimator.predict(x) == kmeans.assign(fit.params, x)).all())
+      >>> bool((estimator.predict(x) == kmeans.predict(fit.params, x)).all())
       True
     """
     if x is None and weights is not None:
         raise ValueError("`weights` belong to rows: give `x` too.")
-    data = None if x is None else door.as_data(x, weights)
+    data = None if x is None else validation.as_data(x, weights)
     params = fit.params if isinstance(fit, Fit) else fit
-    if isinstance(params, gmm.GMM):
+    if isinstance(params, Mixture):
         estimator = _mixture_estimator(params)
         estimator.lower_bound_ = np.nan if data is None else _mean_log_prob(params, data)
-        estimator.converged_ = isinstance(fit, Fit) and int(fit.status) == 0
+        estimator.converged_ = isinstance(fit, Fit) and int(fit.status) == Status.CONVERGED
     else:
         estimator = _centers_estimator(params)
         if data is not None:
@@ -119,11 +119,11 @@ def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLik
     return estimator
 
 
-def to_numpyro(params: gmm.GMM) -> Any:
+def to_numpyro(params: Mixture) -> Any:
     """A mixture as a distribution of numpyro: its `log_prob` is that of `gmm.log_prob`.
 
     Args:
-      params: a `GMM` of any family.
+      params: a Gaussian `Mixture` of any family.
 
     Returns:
       A `numpyro.distributions.MixtureSameFamily` of multivariate normals.
@@ -134,25 +134,17 @@ def to_numpyro(params: gmm.GMM) -> Any:
     with extras.needed("numpyro"):
         from numpyro import distributions  # pyright: ignore[reportMissingImports]
 
-    parts = distributions.MultivariateNormal(params.means, scale_tril=_factors(params))
+    parts = distributions.MultivariateNormal(params.means, scale_tril=factors(params.components))
     return distributions.MixtureSameFamily(distributions.Categorical(logits=params.log_weights), parts)
 
 
-def _factors(params: gmm.GMM) -> Array:
-    """Lower Cholesky factors of any family, (K, D, D): what it makes of the unit vectors."""
-    k, num_features = params.means.shape
-    labels = jnp.repeat(jnp.arange(k), num_features)
-    unit = jnp.tile(jnp.eye(num_features, dtype=params.means.dtype), (k, 1))
-    return jnp.swapaxes(params.covariance.colour(labels, unit).reshape(k, num_features, num_features), 1, 2)
-
-
-def _mean_log_prob(params: gmm.GMM, data: Data) -> float:
+def _mean_log_prob(params: Mixture, data: Data) -> float:
     total = gmm.log_likelihood(params, data.x, weights=data.weights)
     return float(total) / np.sum(np.asarray(data.weights, np.float64))
 
 
 def _centers_estimator(params: Any) -> Any:
-    centers = np.array(door.as_floating(params, "params"), np.float64)
+    centers = np.array(validation.as_floating(params, "params"), np.float64)
     _check_rank(centers)
     centers = centers[: _num_first(np.asarray(np.isfinite(centers).all(axis=1)))]
     # Fitted on as many distinct rows, for the attributes that are scikit-learn's own.
@@ -167,7 +159,7 @@ def _centers_estimator(params: Any) -> Any:
 
 @functools.cache
 def _any_precision() -> Any:
-    """A `KMeans` that predicts rows of another precision than its centers, which scikit-learn's refuses (1.9)."""
+    """A `KMeans` that predicts rows of another precision than its centers, which that of scikit-learn rejects (1.9)."""
     with extras.needed("sklearn"):
         from sklearn.cluster import KMeans
 
@@ -186,16 +178,18 @@ def _any_precision() -> Any:
     return AnyPrecision
 
 
-def _mixture_estimator(params: gmm.GMM) -> Any:
+def _mixture_estimator(params: Mixture) -> Any:
     with extras.needed("sklearn"):
         from sklearn.mixture import GaussianMixture
 
+    if not isinstance(params.components, Normal):
+        raise ValueError(f"scikit-learn has no mixtures of other components: got {type(params.components).__name__}.")
     means = np.array(params.means, np.float64)
     _check_rank(means)
     num = _num_first(np.asarray(params.is_on))
     covariance = params.covariance
     if isinstance(covariance, (gmm.TiedDiagonal, gmm.TiedSpherical)):
-        covariance = gmm.Tied(_factors(params)[0])
+        covariance = gmm.Tied(factors(params.components)[0])
     kinds = {family: kind for kind, family in _FAMILIES.items()}
     if type(covariance) not in kinds:
         raise ValueError(f"scikit-learn has no family `{type(covariance).__name__}`.")
@@ -204,7 +198,7 @@ def _mixture_estimator(params: gmm.GMM) -> Any:
     if not (np.isfinite(root).all() and np.isfinite(means[:num]).all()):
         raise ValueError("`params` must be finite: this fit failed.")
     estimator: Any = GaussianMixture(num, covariance_type=kind)
-    # In float32 they may sum to 1 + 1e-8, which a draw refuses.
+    # In float32 they may sum to 1 + 1e-8, which a draw rejects.
     estimator.weights_ = np.exp(np.asarray(params.log_weights, np.float64)[:num])
     estimator.weights_ /= estimator.weights_.sum()
     estimator.means_, estimator.n_features_in_ = means[:num], means.shape[1]
@@ -230,5 +224,8 @@ def _num_first(is_on: np.ndarray) -> int:
     """How many are on, which have to be the first."""
     num = int(is_on.sum())
     if num == 0 or not is_on[:num].all():
-        raise ValueError(f"What is off, or not finite, must come last and leave something on: got {is_on.tolist()}.")
+        raise ValueError(
+            f"Components that are switched off, or not finite, must come last, after at least one that is on: got "
+            f"{is_on.tolist()}."
+        )
     return num

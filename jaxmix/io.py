@@ -14,18 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmix import door, extras, gmm, memory
+from jaxmix import extras, gmm, kmeans, memory, mixture, validation
+from jaxmix.data import Data
+from jaxmix.solver import Fit
 from jaxmix.sweep import Sweep
-from jaxmix.types import Data, Fit
 
-VERSION = 2
+VERSION = 3
 """Of the header: code that reads this version reads all before it."""
 
 TYPES = (
     Data,
     Fit,
     Sweep,
-    gmm.GMM,
+    kmeans.KMeans,
+    mixture.Mixture,
+    mixture.MixtureModel,
+    mixture.Gaussian,
+    mixture.Normal,
+    mixture.Poisson,
+    mixture.Rates,
     gmm.Full,
     gmm.Tied,
     gmm.Diagonal,
@@ -33,8 +40,17 @@ TYPES = (
     gmm.TiedDiagonal,
     gmm.TiedSpherical,
     gmm.NormalInverseWishart,
+    gmm.Soft,
+    gmm.Hard,
+    gmm.Tempered,
 )
 """What a file may hold besides arrays, numbers, strings, dictionaries, lists and tuples."""
+
+GONE = {
+    "GMM": "which an earlier jaxmix wrote, and which is a `Mixture` now. Load it with that version, save its "
+    "`weights`, `means` and `covariances` as arrays, and build the mixture with `gmm.mixture`."
+}
+"""Types of earlier versions: what to do with a file that holds one."""
 
 DTYPES = frozenset(
     ["bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -59,11 +75,11 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
 
     Args:
       path: where to; the suffix `.safetensors` is customary.
-      value: a `Fit`, a `Sweep`, a `GMM`, centers, or nested dictionaries (of string keys), lists and tuples of these
-        and of the following leaves. Arrays of booleans, integers and floats of 16 to 64 bits, of any order and strides:
-        JAX and NumPy arrays, NumPy scalars, and anything else that `numpy.asarray` reads as such an array, frames
-        included. Python's None, booleans, integers, floats (NaN and infinity too) and strings. Named tuples and
-        dataclasses of your own: give their types to `load`.
+      value: a `Fit`, a `Sweep`, a `Mixture`, a model, centers, or nested dictionaries (of string keys), lists and
+        tuples of these and of the following leaves. Arrays of booleans, integers and floats of 16 to 64 bits, of any
+        order and strides: JAX and NumPy arrays, NumPy scalars, and anything else that `numpy.asarray` reads as such an
+        array, frames included. Python's None, booleans, integers, floats (NaN and infinity too) and strings. Named
+        tuples and dataclasses of your own: give their types to `load`.
 
     Raises:
       ValueError: for another value, such as a PRNG key, masked entries, or an array of objects, complex numbers,
@@ -84,9 +100,7 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
         from safetensors.numpy import save as serialize
 
     arrays: dict[str, np.ndarray] = {}
-    params = getattr(value, "params", value)
-    family = type(params.covariance).__name__ if isinstance(params, gmm.GMM) else ""
-    header: dict[str, Any] = {"version": VERSION, "type": type(value).__name__, "family": family}
+    header: dict[str, Any] = {"version": VERSION, "type": type(value).__name__, "family": _family(value)}
     try:
         header["tree"] = _described(value, "", arrays, {cls.__name__: cls for cls in TYPES})
         text = json.dumps(header, allow_nan=False)
@@ -147,6 +161,14 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
         raise LoadError(f"{path}: no file that `jaxmix.io.save` wrote, or a damaged one ({error}).") from error
 
 
+def _family(value: Any) -> str:
+    """The class of the components of a mixture, or of their covariances; "" for anything else."""
+    params = getattr(value, "params", value)
+    if not isinstance(params, mixture.Mixture):
+        return ""
+    return type(getattr(params.components, "covariance", params.components)).__name__
+
+
 def _described(value: Any, name: str, arrays: dict[str, np.ndarray], known: dict[str, type]) -> Any:
     """The structure of a value as JSON; its arrays go to `arrays`, each by its name, and its types to `known`."""
     if value is None:
@@ -167,7 +189,13 @@ def _described(value: Any, name: str, arrays: dict[str, np.ndarray], known: dict
         cls = type(value)
         if known.setdefault(cls.__name__, cls) is not cls:
             raise ValueError(f"Types of one name cannot be saved together, got two named `{cls.__name__}`. Rename one.")
-        return {"type": cls.__name__, "fields": {field: part(getattr(value, field), field) for field in fields}}
+        parts = {}
+        for field in fields:
+            item = getattr(value, field)
+            # A field may be a class, such as the family of a model's covariances.
+            of_class = isinstance(item, type) and known.get(item.__name__) is item
+            parts[field] = {"class": item.__name__} if of_class else part(item, field)
+        return {"type": cls.__name__, "fields": parts}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [part(item, str(i)) for i, item in enumerate(value)]}
@@ -207,7 +235,7 @@ def _fields(value: Any) -> tuple[str, ...] | None:
 def _numbers(value: Any, name: str) -> np.ndarray:
     """The array as it is written: contiguous, in C order and the machine's byte order; a number keeps its shape ()."""
     is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    array = None if is_key else np.asarray(door.as_array(value, name or "value"))
+    array = None if is_key else np.asarray(validation.as_array(value, name or "value"))
     if array is None or array.dtype.name not in DTYPES:
         where = f"at `{name}` " if name else ""
         raise ValueError(
@@ -250,11 +278,11 @@ def _rebuilt(tree: Any, arrays: dict[str, np.ndarray], known: dict[str, type]) -
     if tree is None:
         return None
     if "type" in tree:
-        if tree["type"] not in known:
-            raise LoadError(f"holds a `{tree['type']}`, which is not known: give its class in `types`.")
-        fields = {field: _rebuilt(part, arrays, known) for field, part in tree["fields"].items()}
-        return known[tree["type"]](**fields)
+        cls = _type(tree["type"], known)
+        return cls(**{field: _rebuilt(part, arrays, known) for field, part in tree["fields"].items()})
     ((kind, content),) = tree.items()
+    if kind == "class":
+        return _type(content, known)
     if kind == "value":
         return content
     if kind == "float":
@@ -272,6 +300,14 @@ def _rebuilt(tree: Any, arrays: dict[str, np.ndarray], known: dict[str, type]) -
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         return np.array(array)  # JAX would round it; a copy may be written to
     return memory.copied(array)
+
+
+def _type(name: str, known: dict[str, type]) -> type:
+    if name in known:
+        return known[name]
+    if name in GONE:
+        raise LoadError(f"holds a `{name}`, {GONE[name]}")
+    raise LoadError(f"holds a `{name}`, which is not known: give its class in `types`.")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Small numerics that everything stands on: distances, sums by label, safe division, named precision."""
+"""Small numerics that everything stands on: distances, safe division, named precision."""
 
 from typing import Any
 
@@ -9,12 +9,6 @@ from jax import Array
 
 PRECISION = jax.lax.Precision.HIGHEST
 """For every matrix product here: the default of GPUs and TPUs (TF32, bfloat16) mislabels points."""
-
-SUM_BLOCK = 1024
-"""Rows that `sum_by_label` adds in one chain on CPU."""
-
-PRODUCT_ROWS = 2**24
-"""Rows that it takes into one product elsewhere: as many float32 ones may add up in a chain, and not one more."""
 
 
 @jax.jit
@@ -132,7 +126,7 @@ def fill_absent(values: Array | np.ndarray, weights: Array | np.ndarray) -> Any:
 def cholesky(matrices: Array) -> Array:
     r"""Lower Cholesky factors, $A = L L^T$, a column at a time for all matrices together.
 
-    On CPU jaxlib's own batched factorisations and triangular solves wait, on the threads that run the program, for work
+    On CPU jaxlib's own batched factorizations and triangular solves wait, on the threads that run the program, for work
     that they give to the same threads: two of them at once, on two cores, wait for ever (seen in jaxlib 0.10.2). Here
     nothing waits. Elsewhere it is `jnp.linalg.cholesky`.
 
@@ -294,47 +288,3 @@ def _inverse_tril_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
     inverse = inverse_tril(*primals)
     change = jnp.matmul(jnp.tril(tangents[0]), inverse, precision=PRECISION)
     return inverse, -jnp.matmul(inverse, change, precision=PRECISION)
-
-
-def sum_by_label(values: Array, labels: Array, k: int) -> Array:
-    r"""Sums rows that share a label, $s_k = \sum_{n: z_n = k} v_n$.
-
-    A scatter-add on CPU, where it runs at the speed of memory; a one-hot product elsewhere, where a scatter
-    into few rows is slow and its order, so its rounding, is not fixed. The scatter adds in blocks of rows and
-    then the blocks: one chain of a million equal float32 additions is 1 % off.
-
-    Args:
-      values: Array of shape (N, D).
-      labels: integer Array of shape (N,), each in [0, K).
-      k: the number of labels.
-
-    Returns:
-      Array of shape (K, D).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> sum_by_label(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([0, 1, 0]), 2).ravel().tolist()
-      [5.0, 2.0]
-    """
-    num_rows, num_columns = values.shape
-    # A power of two, for the index of every row is divided by it; the room is an eighth of the rows or less.
-    block = 1 << (max(SUM_BLOCK, 16 * k) - 1).bit_length()
-    num_blocks = max(1, -(-num_rows // block))
-
-    def scatter(values: Array, labels: Array) -> Array:
-        slots = labels.astype(jnp.int32) + k * (jnp.arange(num_rows, dtype=jnp.int32) // block)
-        sums = jnp.zeros((num_blocks * k, num_columns), values.dtype)
-        sums = sums.at[slots].add(values, mode="promise_in_bounds")
-        return jnp.sum(sums.reshape(num_blocks, k, num_columns), axis=0)
-
-    def one_hot(values: Array, labels: Array) -> Array:
-        num_products = -(-num_rows // PRODUCT_ROWS)
-        if num_products <= 1:
-            return dot(jax.nn.one_hot(labels, k, dtype=values.dtype, axis=0), values)
-        missing = -num_rows % num_products
-        values = jnp.pad(values, ((0, missing), (0, 0))).reshape(num_products, -1, num_columns)
-        labels = jnp.pad(labels, (0, missing)).reshape(num_products, -1)
-        chosen = jax.nn.one_hot(labels, k, dtype=values.dtype, axis=1)
-        return jnp.sum(jnp.matmul(chosen, values, precision=PRECISION), axis=0)
-
-    return jax.lax.platform_dependent(values, labels, cpu=scatter, default=one_hot)

@@ -1,5 +1,6 @@
 """Memory shared with NumPy: arrays are copied when they come in, and read in place where the host holds them."""
 
+import math
 from typing import Any
 
 import jax
@@ -32,13 +33,23 @@ def copied(array: np.ndarray, dtype: Any = None) -> Array:
       >>> kept.tolist()
       [0.0, 0.0, 0.0]
     """
-    dtype = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype))
-    num_bytes = array.size * dtype.itemsize
-    memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    own = memory[start : start + num_bytes].view(dtype).reshape(array.shape)
+    own = empty(array.shape, jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype))
     with np.errstate(over="ignore"):
         np.copyto(own, array, casting="unsafe")
+    return adopted(own)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A NumPy array of undefined values that starts where JAX can take over its memory."""
+    dtype = np.dtype(dtype)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def adopted(own: np.ndarray) -> Array:
+    """A JAX array of the memory of an array of `empty`, which nobody else may write to."""
     # Within the user's jit, too, the values are known.
     with jax.ensure_compile_time_eval():
         return jax.device_put(own, may_alias=True)
@@ -64,7 +75,7 @@ def on_host(array: Array | np.ndarray) -> Any:
 
 
 def without_numpy(tree: Any) -> Any:
-    """A pytree whose NumPy arrays are copied to JAX arrays; other leaves are kept.
+    """A pytree whose NumPy arrays are copied to JAX arrays; other leaves, and arrays of no numbers, are kept.
 
     Args:
       tree: a pytree, such as a problem, a solver or their parameters.
@@ -77,4 +88,9 @@ def without_numpy(tree: Any) -> Any:
       >>> type(without_numpy({"scale": np.ones(2), "rate": 0.5})["rate"])
       <class 'float'>
     """
-    return jax.tree.map(lambda leaf: copied(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+
+    def leaf(value: Any) -> Any:
+        # Validation rejects strings, objects and dates in its own words.
+        return copied(value) if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUMm" else value
+
+    return jax.tree.map(leaf, tree)

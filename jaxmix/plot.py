@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxmix import extras, gmm, kmeans
-from jaxmix.types import ArrayLike, Fit, Status
+from jaxmix.mixture import Mixture
+from jaxmix.solver import Fit, Status
+from jaxmix.typing import ArrayLike
 
 with extras.needed("plot"):
     from matplotlib.axes import Axes
@@ -21,8 +23,8 @@ with extras.needed("plot"):
     from matplotlib.patches import Ellipse
     from matplotlib.patheffects import withStroke
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe and Ito (2008): told apart by colour-blind readers and in grey print. Components take them in turn."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito (2008): told apart by color-blind readers and in gray print. Components take them in turn."""
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -31,12 +33,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def scatter(
     ax: Axes, x: ArrayLike, labels: ArrayLike | None = None, centers: ArrayLike | None = None, *, size: float = 9.0
 ) -> list[PathCollection]:
-    """Rows, coloured by their cluster, and centers as stars.
+    """Rows, colored by their cluster, and centers as stars.
 
     Args:
       ax: where to draw.
       x: array of shape (N, 2).
-      labels: integers of shape (N,); None for grey rows.
+      labels: integers of shape (N,); None for gray rows.
       centers: array of shape (K, 2), or None. Those that are off (not finite) are left out.
       size: of the rows, in points squared.
 
@@ -55,7 +57,7 @@ def scatter(
       2
     """
     x = _plane(x, "x")
-    colours: Any = "#999999"
+    colors: Any = "#999999"
     if labels is not None:
         labels = np.asarray(labels)
         if labels.shape != x.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
@@ -63,19 +65,19 @@ def scatter(
                 f"`labels` must be integers of shape ({len(x)},), one for each row of `x`, got {labels.dtype} of shape "
                 f"{labels.shape}."
             )
-        colours = [_colour(label) for label in labels]
-    drawn = [ax.scatter(*x.T, s=size, c=colours, alpha=0.6, linewidths=0)]
+        colors = [_color(label) for label in labels]
+    drawn = [ax.scatter(*x.T, s=size, c=colors, alpha=0.6, linewidths=0)]
     if centers is not None:
         centers = _plane(centers, "centers")
         is_on = np.isfinite(centers).all(axis=1)
-        faces = [_colour(k) for k in np.flatnonzero(is_on)]
+        faces = [_color(k) for k in np.flatnonzero(is_on)]
         drawn.append(
             ax.scatter(*centers[is_on].T, s=130, c=faces, marker="*", edgecolors="black", linewidths=0.9, zorder=5)
         )
     return drawn
 
 
-def ellipses(ax: Axes, params: gmm.GMM, *, deviations: Sequence[float] = (1.0, 2.0)) -> list[Ellipse]:
+def ellipses(ax: Axes, params: Mixture, *, deviations: Sequence[float] = (1.0, 2.0)) -> list[Ellipse]:
     r"""Where each component's Mahalanobis distance is one and two: $(x - m_k)^T C_k^{-1} (x - m_k) = r^2$.
 
     Args:
@@ -93,7 +95,7 @@ def ellipses(ax: Axes, params: gmm.GMM, *, deviations: Sequence[float] = (1.0, 2
       >>> import matplotlib.figure
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm, plot
-      >>> mixture = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 2)), gmm.Full.unit(1, 2, float))
+      >>> mixture = gmm.mixture([1.0], jnp.zeros((1, 2)), jnp.eye(2)[None])
       >>> plot.ellipses(matplotlib.figure.Figure().add_subplot(), mixture)[1].width
       4.0
     """
@@ -106,8 +108,8 @@ def ellipses(ax: Axes, params: gmm.GMM, *, deviations: Sequence[float] = (1.0, 2
             minor, major = 2 * radius * np.sqrt(values)
             patch = Ellipse(means[k].tolist(), float(major), float(minor), angle=float(angle))
             width = 1.6 if radius == deviations[0] else 0.9
-            patch.set(facecolor="none", edgecolor=_colour(k), linewidth=width, zorder=4)
-            # Seen on rows of its own colour.
+            patch.set(facecolor="none", edgecolor=_color(k), linewidth=width, zorder=4)
+            # Seen on rows of its own color.
             patch.set_path_effects([withStroke(linewidth=width + 1.6, foreground="white")])
             drawn.append(ax.add_patch(patch))
     ax.autoscale_view()
@@ -119,7 +121,7 @@ def regions(ax: Axes, params: Any, *, num: int = 300) -> QuadContourSet:
 
     Args:
       ax: where to draw; its limits are kept, so draw the rows first.
-      params: centers of shape (K, 2), a `GMM` of two features, or a function from rows (n, 2) to labels (n,).
+      params: centers of shape (K, 2), a `Mixture` of two features, or a function from rows (n, 2) to labels (n,).
       num: points along each side of the grid.
 
     Returns:
@@ -142,8 +144,8 @@ def regions(ax: Axes, params: Any, *, num: int = 300) -> QuadContourSet:
     grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(np.float32)
     labels = np.asarray(predict(grid)).reshape(num, num)
     levels = np.arange(labels.max() + 2) - 0.5
-    colours = ListedColormap([_colour(k) for k in range(len(levels) - 1)])
-    drawn = ax.contourf(across, up, labels, levels=levels, cmap=colours, alpha=0.14, zorder=0)
+    colors = ListedColormap([_color(k) for k in range(len(levels) - 1)])
+    drawn = ax.contourf(across, up, labels, levels=levels, cmap=colors, alpha=0.14, zorder=0)
     if len(levels) > 2:
         # A boundary of each cluster alone: contours of labels would pass through those between 0 and 2.
         for k in range(len(levels) - 1):
@@ -153,7 +155,7 @@ def regions(ax: Axes, params: Any, *, num: int = 300) -> QuadContourSet:
 
 
 def responsibilities(ax: Axes, x: ArrayLike, resp: ArrayLike, *, size: float = 12.0) -> PathCollection:
-    """Rows in the colours of their components, mixed by responsibility.
+    """Rows in the colors of their components, mixed by responsibility.
 
     Args:
       ax: where to draw.
@@ -178,12 +180,12 @@ def responsibilities(ax: Axes, x: ArrayLike, resp: ArrayLike, *, size: float = 1
     x, resp = _plane(x, "x"), np.asarray(resp, float)
     if resp.ndim != 2 or len(resp) != len(x):
         raise ValueError(f"`resp` must have shape ({len(x)}, K), one row for each of `x`, got {resp.shape}.")
-    pure = np.array([to_rgb(_colour(k)) for k in range(resp.shape[1])])
+    pure = np.array([to_rgb(_color(k)) for k in range(resp.shape[1])])
     return ax.scatter(*x.T, s=size, c=np.clip(resp @ pure, 0, 1), linewidths=0)
 
 
 def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
-    """The loss of every fit against its steps, in the colour of its status.
+    """The loss of every fit against its steps, in the color of its status.
 
     Args:
       ax: where to draw; it gets a legend of the statuses and how many fits have each.
@@ -197,7 +199,7 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
       >>> import matplotlib.figure
       >>> import jax, jax.numpy as jnp
       >>> from jaxmix import kmeans, plot
-      >>> fits = kmeans.fit_all(jax.random.key(0), jnp.arange(6.0)[:, None], 2, restarts=4)
+      >>> fits = kmeans.fit_restarts(jax.random.key(0), jnp.arange(6.0)[:, None], 2, restarts=4)
       >>> len(plot.trace(matplotlib.figure.Figure().add_subplot(), fits))
       4
     """
@@ -213,7 +215,7 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
             label = f"{Status(status).name.lower().replace('_', ' ')}: {(statuses == status).sum()}"
         shown = losses_of_one if best is None else losses_of_one - best
         drawn += ax.plot(
-            np.arange(len(shown)), shown, color=_colour(style), linestyle=LINES[style % 4], linewidth=1, label=label
+            np.arange(len(shown)), shown, color=_color(style), linestyle=LINES[style % 4], linewidth=1, label=label
         )
     ax.set_xlim(0, max(int(np.max(fits.num_steps)), 1))
     ax.set_xlabel("steps")
@@ -259,7 +261,7 @@ def criteria(
             raise ValueError(f"`values[{family!r}]` must have shape {ks.shape}, as `ks` has, got {row.shape}.")
         row = np.where(np.isfinite(row), row, np.nan)
         style: dict[str, Any] = {
-            "color": _colour(i),
+            "color": _color(i),
             "marker": MARKERS[i % 8],
             "linestyle": LINES[i // 8 % 4],
             "label": family,
@@ -280,18 +282,18 @@ def criteria(
 
 
 def image(ax: Axes, labels: ArrayLike, centers: ArrayLike) -> AxesImage:
-    """What a code book makes of an image: each pixel as the colour of its code.
+    """What a code book makes of an image: each pixel as the color of its code.
 
     Args:
       ax: where to draw; its ticks go.
-      labels: integers of shape (H, W), the codes, as `kmeans.assign` gives them.
-      centers: array of shape (K, 3), or (K, 1) for grey, the code book, between 0 and 1.
+      labels: integers of shape (H, W), the codes, as `kmeans.predict` gives them.
+      centers: array of shape (K, 3), or (K, 1) for gray, the code book, between 0 and 1.
 
     Returns:
       The image.
 
     Raises:
-      ValueError: for labels that are no image, or codes that are no colours.
+      ValueError: for labels that are no image, or codes that are no colors.
 
     Example:
       >>> import matplotlib.figure
@@ -305,14 +307,14 @@ def image(ax: Axes, labels: ArrayLike, centers: ArrayLike) -> AxesImage:
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"`labels` must be integers of shape (H, W), got {labels.dtype} of shape {labels.shape}.")
     if centers.ndim != 2 or centers.shape[1] not in (1, 3):
-        raise ValueError(f"`centers` must be colours of shape (K, 3) or (K, 1), got {centers.shape}.")
+        raise ValueError(f"`centers` must be colors of shape (K, 3) or (K, 1), got {centers.shape}.")
     decoded = np.clip(centers, 0, 1)[labels]
     ax.set_axis_off()
     return ax.imshow(np.broadcast_to(decoded, (*labels.shape, 3)), interpolation="nearest")
 
 
-def _colour(k: int | np.integer) -> str:
-    return COLOURS[int(k) % len(COLOURS)]
+def _color(k: int | np.integer) -> str:
+    return COLORS[int(k) % len(COLORS)]
 
 
 def _plane(x: ArrayLike, name: str) -> np.ndarray:
@@ -326,10 +328,10 @@ def _plane(x: ArrayLike, name: str) -> np.ndarray:
 
 
 def _predictor(params: Any) -> Callable[[np.ndarray], Any]:
-    if isinstance(params, gmm.GMM):
+    if isinstance(params, Mixture):
         _plane(params.means, "params.means")
         return lambda grid: gmm.predict(params, grid.astype(params.means.dtype))
     if callable(params):
         return params
     centers = _plane(params, "params")
-    return lambda grid: kmeans.assign(centers.astype(np.float32), grid)
+    return lambda grid: kmeans.predict(centers.astype(np.float32), grid)

@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, door, frame, linalg
-from jaxmix.types import ArrayLike, Data, Seeding
+from jaxmix import batches, frame, linalg, validation
+from jaxmix.data import Data
+from jaxmix.kernels import segments
+from jaxmix.typing import ArrayLike, Seeding
+
+__all__ = ["kmeans_parallel", "kmeans_plus_plus", "maximin", "random_rows", "starts"]
 
 CHUNK_DISTANCES = 2**20
 """Distances of rows to candidates of k-means|| that are held at a time."""
@@ -41,7 +45,7 @@ def random_rows(key: Array, data: Data, k: int) -> Array:
       >>> seeding.random_rows(jax.random.key(0), as_data([[1.0], [2.0]]), 2).shape
       (2, 1)
     """
-    door.check_int(k, "k", least=1)
+    validation.check_int(k, "k", least=1)
     num_rows = data.weights.shape[0]
     noise = jax.random.gumbel(key, data.weights.shape, data.weights.dtype)
     rows = jax.lax.top_k(jnp.log(data.weights) + noise, min(k, num_rows))[1]
@@ -80,7 +84,7 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
       >>> sorted(centers.ravel().tolist())
       [1.0, 2.0]
     """
-    door.check_int(k, "k", least=1)
+    validation.check_int(k, "k", least=1)
     if trials is None:
         trials = 2 + int(math.log(k))
     if trials < 1:
@@ -130,7 +134,7 @@ def kmeans_parallel(
       >>> sorted(centers.ravel().tolist())
       [1.0, 2.0]
     """
-    door.check_int(k, "k", least=1)
+    validation.check_int(k, "k", least=1)
     num_drawn = round(oversampling * k)
     if rounds < 1 or num_drawn < 1:
         raise ValueError(f"`rounds` and rows in each must be at least 1, got {rounds} and {num_drawn}.")
@@ -148,7 +152,7 @@ def kmeans_parallel(
     candidates = x[jnp.concatenate([first, drawn.ravel()])]
     # Of equal candidates the first owns the rows, and the others weigh nothing.
     owners = _nearest(x, candidates, scale)[1]
-    owned = linalg.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
+    owned = segments.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
     return kmeans_plus_plus(last_key, Data(candidates, owned, origin), k, trials=trials)
 
 
@@ -178,7 +182,7 @@ def maximin(key: Array, data: Data, k: int) -> Array:
       >>> 9.0 in centers.ravel().tolist()
       True
     """
-    door.check_int(k, "k", least=1)
+    validation.check_int(k, "k", least=1)
 
     def candidates(points: Array, closest: Array, index: Array) -> Array:
         farthest = jnp.argmax(jnp.where(data.weights > 0, closest, -1)).astype(jnp.int32)
@@ -225,25 +229,32 @@ def starts(
       >>> seeding.starts(jax.random.key(0), data, 2, restarts=4).shape
       (4, 2, 1)
     """
-    door.check_int(k, "k", least=1)
-    active = None if num_active is None else door.as_count(num_active, "num_active", most=k)
-    if callable(init):
-        door.check_key(key)
-        centers = _seed_many(key, data, k, init, door.check_int(restarts, "restarts", least=1))
-    else:
-        centers = door.as_floating(init, "init").astype(data.x.dtype)
-        shape = (k, data.x.shape[1])
-        if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:
-            raise ValueError(
-                f"`init` must be a function (key, data, k) -> centers, or have shape {shape} or "
-                f"(R, {k}, {shape[1]}), got shape {centers.shape}."
-            )
-        centers = centers if centers.ndim == 3 else centers[None]
-    return centers if active is None else _switch_off(centers, active)
+    validation.check_int(k, "k", least=1)
+    active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
+    if not callable(init):
+        return _switched_off(as_starts(init, k, data), active)
+    validation.check_key(key)
+    return _starts(key, data, active, k, init, validation.check_int(restarts, "restarts", least=1))
 
 
-@partial(jax.jit, static_argnames=("k", "init", "restarts"))
-def _seed_many(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> Array:
+def as_starts(init: ArrayLike, k: int, data: Data) -> Array:
+    """Centers to start from, of shape (K, D) or (R, K, D), as an array of shape (R, K, D) in the dtype of the data.
+
+    Raises:
+      ValueError: for another shape.
+    """
+    centers = validation.as_floating(init, "init").astype(data.x.dtype)
+    shape = (k, data.x.shape[1])
+    if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:
+        raise ValueError(
+            f"`init` must be a function (key, data, k) -> centers, or have shape {shape} or "
+            f"(R, {k}, {shape[1]}), got shape {centers.shape}."
+        )
+    return centers if centers.ndim == 3 else centers[None]
+
+
+def seeded(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> Array:
+    """The centers that a seeding makes for each restart, of shape (R, K, D); the i-th depends on the key and on i."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(restarts))
     centers = batches.map_batches(lambda key: init(key, data, k), keys, batches.num_parallel())
     if centers.shape != (restarts, k, data.x.shape[1]):
@@ -251,13 +262,22 @@ def _seed_many(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> 
     return centers.astype(data.x.dtype)
 
 
-@jax.jit
-def _switch_off(centers: Array, num_active: Array) -> Array:
-    k = centers.shape[1]
-    on = jnp.arange(k) < num_active
-    # A number out of range that the door cannot see makes NaN, and a status.
+def switched_off(centers: Array, num_active: Array | None) -> Array:
+    """Centers (..., K, D), those from the number that is active on at infinity; NaN for a number out of range."""
+    if num_active is None:
+        return centers
+    k = centers.shape[-2]
+    on = (jnp.arange(k) < num_active).reshape((1,) * (centers.ndim - 2) + (k, 1))
     known = (num_active >= 1) & (num_active <= k)
-    return jnp.where(known, jnp.where(on[None, :, None], centers, jnp.inf), jnp.nan)
+    return jnp.where(known, jnp.where(on, centers, jnp.inf), jnp.nan)
+
+
+@partial(jax.jit, static_argnames=("k", "init", "restarts"))
+def _starts(key: Array, data: Data, num_active: Array | None, k: int, init: Seeding, restarts: int) -> Array:
+    return switched_off(seeded(key, data, k, init, restarts), num_active)
+
+
+_switched_off = jax.jit(switched_off)
 
 
 def _one_by_one(

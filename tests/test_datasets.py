@@ -24,6 +24,6 @@ def test_nearest_means_lie_as_far_apart_as_stated_and_clusters_are_unit(separati
     np.testing.assert_array_equal(np.bincount(labels), 10_000)
 
 
-def test_fewer_than_two_components_are_refused():
+def test_fewer_than_two_components_are_rejected():
     with pytest.raises(ValueError, match="`k` must be between 2"):
         datasets.separated_mixture(jax.random.key(0), 10, 1, 2, 1.0)

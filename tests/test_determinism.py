@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxmix import gmm, kmeans, solve
@@ -35,8 +36,8 @@ def bits(tree) -> str:
 def few() -> dict[str, str]:
     x = rows()
     return {
-        "K-means": bits(kmeans.fit_all(KEY, x[:2000], 4, init=x[:4], max_steps=5)),
-        "start": bits(gmm.start.from_centers(x[:K], x, family=gmm.Tied)),
+        "K-means": bits(kmeans.fit_restarts(KEY, x[:2000], 4, init=x[:4], max_steps=5)),
+        "start": bits(gmm.start.from_centers(x[:K], x, problem=gmm.GaussianMixture(gmm.Tied))),
     }
 
 
@@ -45,14 +46,15 @@ def many() -> dict[str, str]:
     found = {}
     for num_rows in (300, N):
         x = rows()[:num_rows]
-        found[f"K-means {num_rows}"] = bits(kmeans.fit_all(KEY, x, K, restarts=2, max_steps=20))
+        found[f"K-means {num_rows}"] = bits(kmeans.fit_restarts(KEY, x, K, restarts=2, max_steps=20))
         for family in (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical):
             found[f"{family.__name__} {num_rows}"] = bits(
-                gmm.fit_all(KEY, x, K, family=family, restarts=2, max_steps=3)
+                gmm.fit_restarts(KEY, x, K, covariance=family, restarts=2, max_steps=3)
             )
-        for solver in (solve.Squarem(), solve.LBFGS(), solve.Gradient(0.1), solve.Stepwise(100, KEY)):
-            start = gmm.start.from_centers(x[:K], x, family=gmm.Diagonal)
-            fit = solve.run(gmm.GaussianMixture(), solver, start, x, max_steps=3)
+        for solver in (solve.Squarem(), solve.LBFGS(), solve.Optax(optax.adam, 0.1), solve.Stepwise(100, KEY)):
+            problem = gmm.GaussianMixture(gmm.Diagonal)
+            start = gmm.start.from_centers(x[:K], x, problem=problem)
+            fit = solve.run(problem, solver, start, x, max_steps=3)
             found[f"{type(solver).__name__} {num_rows}"] = bits(fit)
     return found
 
@@ -86,8 +88,8 @@ def test_same_bits_in_every_process(environment):
 @pytest.mark.parametrize("family", [None, pytest.param(gmm.Full, marks=pytest.mark.slow)], ids=["K-means", "Full"])
 def test_a_restart_is_the_same_fit_to_the_bit_whatever_their_number(family):
     x = np.asarray(rows()[:90, :2], float)
-    fit_all = kmeans.fit_all if family is None else gmm.fit_all
-    fits = {restarts: fit_all(KEY, x, 4, restarts=restarts, max_steps=30) for restarts in (2, 5)}
+    fit_restarts = kmeans.fit_restarts if family is None else gmm.fit_restarts
+    fits = {restarts: fit_restarts(KEY, x, 4, restarts=restarts, max_steps=30) for restarts in (2, 5)}
     first = jax.tree.map(lambda leaf: leaf[:2], fits[5])
     jax.tree.map(np.testing.assert_array_equal, fits[2], first)
     # Restarts do differ, though two may start from one optimum of K-means.
@@ -97,7 +99,7 @@ def test_a_restart_is_the_same_fit_to_the_bit_whatever_their_number(family):
 @pytest.mark.parametrize("family", [gmm.Diagonal, gmm.Spherical])
 def test_starts_of_mixtures_have_the_same_bits_whatever_their_number(family):
     x = np.asarray(rows()[:300, :5])
-    fits = [gmm.fit_all(KEY, x, 4, family=family, restarts=restarts, max_steps=0) for restarts in (3, 8)]
+    fits = [gmm.fit_restarts(KEY, x, 4, covariance=family, restarts=restarts, max_steps=0) for restarts in (3, 8)]
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:3]), *fits)
 
 
@@ -105,11 +107,12 @@ def test_starts_of_mixtures_have_the_same_bits_whatever_their_number(family):
 def test_fits_side_by_side_have_the_same_bits_whatever_their_number(family):
     x = np.asarray(rows()[:300, :5])
     centers = jnp.stack([x[i : i + 4] for i in range(9)])
-    starts = jax.vmap(lambda u: gmm.start.from_centers(u, x, family=family))(centers)
+    problem = gmm.GaussianMixture(family)
+    starts = jax.vmap(lambda u: gmm.start.from_centers(u, x, problem=problem))(centers)
 
     def fits(num):
         some = jax.tree.map(lambda leaf: leaf[:num], starts)
-        return solve.run_many(gmm.GaussianMixture(), solve.EM(), some, x, lanes=4, max_steps=10)
+        return solve.run_many(problem, solve.EM(), some, x, num_parallel=4, max_steps=10)
 
     many = fits(9)
     for num in (1, 3, 6):
@@ -117,13 +120,12 @@ def test_fits_side_by_side_have_the_same_bits_whatever_their_number(family):
 
 
 @pytest.mark.slow
-def test_a_restart_of_a_mixture_is_the_same_fit_to_rounding_whatever_the_number_of_lanes():
+def test_a_restart_of_a_mixture_is_the_same_fit_to_rounding_however_many_run_side_by_side():
     x = np.asarray(rows()[:90, :2], float)
     centers = jnp.stack([x[i : i + 4] for i in range(5)])
-    starts = jax.vmap(lambda u: gmm.start.from_centers(u, x, family=gmm.Tied))(centers)
-    one, *others = (
-        solve.run_many(gmm.GaussianMixture(), solve.EM(), starts, x, lanes=lanes, max_steps=10) for lanes in (1, 2, 5)
-    )
+    problem = gmm.GaussianMixture(gmm.Tied)
+    starts = jax.vmap(lambda u: gmm.start.from_centers(u, x, problem=problem))(centers)
+    one, *others = (solve.run_many(problem, solve.EM(), starts, x, num_parallel=num, max_steps=10) for num in (1, 2, 5))
     for fits in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), fits, one)
 

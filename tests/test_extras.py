@@ -19,7 +19,7 @@ from jaxmix import extras, gmm, interop, io
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MIXTURE = gmm.GMM(jnp.zeros(1), jnp.zeros((1, 2)), gmm.Full.unit(1, 2, float))
+MIXTURE = gmm.mixture([1.0], jnp.zeros((1, 2)), jnp.eye(2)[None])
 
 
 def imported(name: str) -> Callable[[], Any]:
@@ -94,7 +94,7 @@ assert (folder / "py.typed").exists()
 assert not {"tests", "experiments"} & {path.name for path in folder.parent.iterdir()}
 x = datasets.old_faithful()
 assert x.shape == (272, 2)
-fit = kmeans.fit(jax.random.key(0), x, 2, restarts=2).check()
+fit = kmeans.fit(jax.random.key(0), x, 2, restarts=2).throw()
 assert fit.params.shape == (2, 2)
 for use in (
     lambda: importlib.import_module("jaxmix.plot"),

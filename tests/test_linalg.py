@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxmix import linalg
+from jaxmix.kernels import segments
 
 
 def test_squared_distances_tell_near_rows_apart():
@@ -26,20 +27,20 @@ def test_sum_by_label_is_the_sum_over_rows_of_a_label(num_rows):
     expected = np.zeros((6, 3))
     np.add.at(expected, labels, values)
     np.testing.assert_allclose(
-        linalg.sum_by_label(jnp.asarray(values), jnp.asarray(labels), 6), expected, rtol=1e-11, atol=1e-11
+        segments.sum_by_label(jnp.asarray(values), jnp.asarray(labels), 6), expected, rtol=1e-11, atol=1e-11
     )
 
 
 def test_a_million_equal_rows_have_the_mean_that_they_are():
     values = jnp.full((1_000_000, 1), 0.1, jnp.float32)
-    total = jax.jit(linalg.sum_by_label, static_argnums=2)(values, jnp.zeros(1_000_000, jnp.int32), 1)
+    total = jax.jit(segments.sum_by_label, static_argnums=2)(values, jnp.zeros(1_000_000, jnp.int32), 1)
     np.testing.assert_allclose(total / 1e6, np.float32(0.1), rtol=2e-5)  # a plain chain of additions is 1 % off
 
 
 def test_the_other_platforms_take_the_one_hot_product_in_full_precision():
     values, labels = jnp.ones((8, 2), jnp.float32), jnp.zeros(8, jnp.int32)
     for platform in ("cuda", "tpu"):
-        text = jax.export.export(jax.jit(lambda v, z: linalg.sum_by_label(v, z, 3)), platforms=[platform])(
+        text = jax.export.export(jax.jit(lambda v, z: segments.sum_by_label(v, z, 3)), platforms=[platform])(
             values, labels
         ).mlir_module()
         assert "dot_general" in text
@@ -49,11 +50,11 @@ def test_the_other_platforms_take_the_one_hot_product_in_full_precision():
 
 @pytest.mark.parametrize("most", [4, 5, 11])
 def test_the_product_of_the_other_platforms_in_pieces_is_the_sum_over_rows(monkeypatch, most):
-    monkeypatch.setattr(linalg, "PRODUCT_ROWS", most)
+    monkeypatch.setattr(segments, "PRODUCT_ROWS", most)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
     values, labels = np.arange(22.0).reshape(11, 2), np.arange(11) % 3
     expected = np.stack([values[labels == k].sum(axis=0) for k in range(4)])
-    np.testing.assert_array_equal(linalg.sum_by_label(jnp.asarray(values), jnp.asarray(labels), 4), expected)
+    np.testing.assert_array_equal(segments.sum_by_label(jnp.asarray(values), jnp.asarray(labels), 4), expected)
 
 
 def test_safe_divide_has_finite_gradients_and_lets_nan_through():

@@ -1,19 +1,23 @@
-"""What a caller does to an array after a call changes no result."""
+"""Refilling an array after a call does not change the result of the call."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import blobs
+from mixtures import replace
 
-from jaxmix import Data, as_data, gmm, interop, kmeans, memory, metrics, seeding, solve, sweep
+import jaxmix
+from jaxmix import Data, as_data, gmm, interop, kmeans, memory, metrics, mixture, seeding, solve, sweep
 from jaxmix.kmeans import exact
 
 N, K = 48, 3
 KEY = jax.random.key(0)
-MIXTURE = gmm.start.from_centers(blobs(N, 2, K)[:K], blobs(N, 2, K), family=gmm.Diagonal)
+DIAGONAL = gmm.GaussianMixture(gmm.Diagonal)
+MIXTURE = gmm.start.from_centers(blobs(N, 2, K)[:K], blobs(N, 2, K), problem=DIAGONAL)
 
 
 def aligned(values):
@@ -34,14 +38,25 @@ ARRAYS: Any = (X, WEIGHTS, X.mean(axis=0))
 PRIOR = gmm.fraley_raftery(X, K)
 ONCE: Any = {"max_steps": 3}
 
-# Each function with its arguments, all arrays of which are refilled as soon as it returns.
+# Each function with its arguments, whose arrays are refilled as soon as it returns.
 CALLS = {
     "as_data": (as_data, X, WEIGHTS),
     "as_data of NumPy arrays": (lambda arrays: as_data(Data(*arrays)), ARRAYS),
     "kmeans.fit": (lambda x, w, u: kmeans.fit(KEY, x, K, weights=w, init=u, **ONCE), X, WEIGHTS, X[:K]),
-    "kmeans.fit_all": (lambda x, u, t: kmeans.fit_all(KEY, x, K, init=u, rtol=t, **ONCE), X, X[:K], np.array(1e-9)),
+    "kmeans.fit_restarts": (
+        lambda x, u, t: kmeans.fit_restarts(KEY, x, K, init=u, rtol=t, **ONCE),
+        X,
+        X[:K],
+        np.array(1e-9),
+    ),
     "num_active": (lambda x, j: kmeans.fit(KEY, x, K, num_active=j, restarts=1, **ONCE), X, np.array(2)),
-    "kmeans.assign": (kmeans.assign, X[:K], X),
+    "jaxmix.fit": (
+        lambda x, w, u: jaxmix.fit(mixture.MixtureModel(mixture.Poisson()), None, x, K, weights=w, init=u, **ONCE),
+        np.abs(X),
+        WEIGHTS,
+        np.abs(X[:K]),
+    ),
+    "kmeans.predict": (kmeans.predict, X[:K], X),
     "kmeans.objective": (lambda u, x, z, w: kmeans.objective(u, x, z, weights=w), X[:K], X, LABELS, WEIGHTS),
     "kmeans.update": (lambda u, x, z, w: kmeans.update(u, x, z, weights=w), X[:K], X, LABELS, WEIGHTS),
     "kmeans.reconstruct": (kmeans.reconstruct, X[:K], LABELS),
@@ -49,14 +64,18 @@ CALLS = {
     "exact.fit_1d": (lambda x, w: exact.fit_1d(x, K, weights=w), X[:, 0].copy(), WEIGHTS),
     "exact.brute_force": (lambda x, w: exact.brute_force(x, 2, weights=w), X[:8], WEIGHTS[:8]),
     "gmm.fit": (lambda x, w, u: gmm.fit(KEY, x, K, weights=w, init=u, **ONCE), X, WEIGHTS, X[:K]),
-    "gmm.fit_all": (lambda x, start: gmm.fit_all(KEY, x, K, init=start, **ONCE), X, MIXTURE),
+    "gmm.fit_restarts": (
+        lambda x, start: gmm.fit_restarts(KEY, x, K, covariance=gmm.Diagonal, init=start, **ONCE),
+        X,
+        MIXTURE,
+    ),
     "regularization": (
-        lambda x, r: gmm.fit(KEY, x, K, init=x[:K], problem=gmm.GaussianMixture(regularization=r), **ONCE),
+        lambda x, r: gmm.fit(KEY, x, K, init=x[:K], regularization=r, **ONCE),
         X,
         np.array(0.1),
     ),
     "prior": (
-        lambda x, p: gmm.fit(KEY, x, K, init=x[:K], problem=gmm.GaussianMixture(prior=p), **ONCE),
+        lambda x, p: gmm.fit(KEY, x, K, init=x[:K], prior=p, **ONCE),
         X,
         PRIOR,
     ),
@@ -80,12 +99,12 @@ CALLS = {
     "metrics.adjusted_rand_index": (metrics.adjusted_rand_index, LABELS, LABELS[::-1].copy()),
     "metrics.silhouette_samples": (lambda x, z: metrics.silhouette_samples(x, z, K), X, LABELS),
     "metrics.match": (metrics.match, X[:K], X[K : 2 * K]),
-    "metrics.match of mixtures": (metrics.match, MIXTURE, MIXTURE._replace(means=MIXTURE.means[::-1])),
+    "metrics.match of mixtures": (metrics.match, MIXTURE, replace(MIXTURE, means=MIXTURE.means[::-1])),
     "seeding.starts": (lambda x, u: seeding.starts(KEY, as_data(x), K, init=u), X, X[:K]),
     "solve.run": (lambda u, x: solve.run(kmeans.KMeans(), solve.EM(), u, x, **ONCE), X[:K], X),
     "solve.run_many": (lambda u, x: solve.run_many(kmeans.KMeans(), solve.EM(), u, x, **ONCE), X[:K][None], X),
     "solver": (
-        lambda x, rate: solve.run(kmeans.KMeans(), solve.Gradient(rate), X[:K].copy(), x, **ONCE),
+        lambda x, rate: solve.run(kmeans.KMeans(), solve.Optax(optax.adam, rate), X[:K].copy(), x, **ONCE),
         X,
         np.array(0.1),
     ),

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EXACT, blobs
+from cases import blobs
+from scipy import stats
 from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 from sklearn.mixture import GaussianMixture
 
 from jaxmix import as_data, gmm, metrics
+from jaxmix.mixture import Mixture, Normal, Rates
 
 RANDOM = np.random.default_rng(0)
 N, K = 60, 4
@@ -37,11 +39,12 @@ agreements = pytest.mark.parametrize(("ours", "theirs"), AGREEMENTS.values(), id
 # Criteria
 
 
-def mixture(family: type[gmm.Covariance], k: int = 2) -> gmm.GMM:
-    return gmm.start.from_labels(np.arange(N) // 20 % 2, as_data(X), k, family=family, problem=EXACT)
+def mixture(covariance: type[gmm.Covariance], k: int = 2) -> Mixture:
+    exact = gmm.GaussianMixture(covariance, regularization=0.0)
+    return gmm.start.from_labels(np.arange(N) // 20 % 2, as_data(X), k, problem=exact)
 
 
-def their_mixture(params: gmm.GMM, kind: str) -> GaussianMixture:
+def their_mixture(params: Mixture, kind: str) -> GaussianMixture:
     theirs = GaussianMixture(params.means.shape[0], covariance_type=kind)
     theirs.weights_, theirs.means_ = np.asarray(params.weights), np.asarray(params.means)
     precisions = np.linalg.inv(np.asarray(params.covariances))
@@ -55,12 +58,12 @@ def their_mixture(params: gmm.GMM, kind: str) -> GaussianMixture:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"),
+    ("covariance", "kind"),
     [(gmm.Full, "full"), (gmm.Tied, "tied"), (gmm.Diagonal, "diag"), (gmm.Spherical, "spherical")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_aic_and_bic_are_those_of_scikit_learn(family, kind):
-    params = mixture(family)
+def test_aic_and_bic_are_those_of_scikit_learn(covariance, kind):
+    params = mixture(covariance)
     theirs = their_mixture(params, kind)
     np.testing.assert_allclose(metrics.aic(params, X), theirs.aic(X), rtol=1e-12)
     np.testing.assert_allclose(metrics.bic(params, X), theirs.bic(X), rtol=1e-12)
@@ -86,10 +89,10 @@ def test_weights_of_criteria_are_repeated_rows(criterion):
     np.testing.assert_allclose(criterion(params, X, weights=WEIGHTS), criterion(params, X[REPEATED]), rtol=1e-12)
 
 
-@pytest.mark.parametrize("family", [gmm.Full, gmm.TiedSpherical])
-def test_components_that_are_off_cost_nothing(family):
+@pytest.mark.parametrize("covariance", [gmm.Full, gmm.TiedSpherical])
+def test_components_that_are_off_cost_nothing(covariance):
     # Labels name two components of three.
-    two, three = mixture(family), mixture(family, 3)
+    two, three = mixture(covariance), mixture(covariance, 3)
     assert np.isneginf(np.asarray(three.log_weights)).tolist() == [False, False, True]
     scores = jax.jit(lambda params: jnp.stack([c(params, X) for c in (metrics.aic, metrics.bic, metrics.icl)]))
     np.testing.assert_allclose(scores(three), scores(two), rtol=1e-12)
@@ -97,10 +100,22 @@ def test_components_that_are_off_cost_nothing(family):
 
 def test_criteria_map_over_a_sweep():
     params = mixture(gmm.Full, 3)
-    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, params._replace(means=params.means + 0.1))
+    moved = params._replace(components=params.components._replace(means=params.means + 0.1))
+    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, moved)
     swept = jax.vmap(lambda p: metrics.bic(p, X))(stacked)
     np.testing.assert_allclose(swept[0], metrics.bic(params, X), rtol=1e-12)
     assert swept[1] > swept[0]
+
+
+def test_criteria_count_the_rates_of_a_mixture_of_poisson_components():
+    x = RANDOM.poisson(3.0, size=(N, 2)).astype(float)
+    rates = jnp.array([[2.0, 3.0], [4.0, 1.0], [1.0, 1.0]])
+    params = Mixture(jnp.log(jnp.array([0.25, 0.75, 0.0])), Rates(rates))
+    joint = np.log([0.25, 0.75]) + stats.poisson.logpmf(x[:, None], np.asarray(rates)[None, :2]).sum(axis=2)
+    expected = -2 * np.logaddexp.reduce(joint, axis=1).sum() + (1 + 2 * 2) * math.log(N)
+    np.testing.assert_allclose(metrics.bic(params, x), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="components of `a` have no means, Rates"):
+        metrics.match(params, params)
 
 
 # Agreement of labels
@@ -146,7 +161,7 @@ def test_agreement_under_jit_and_vmap(ours, theirs):
     many = jnp.stack([jnp.asarray(A), jnp.asarray(B), jnp.full(N, K), jnp.full(N, -1)]).astype(jnp.int8)
     values = jax.jit(jax.vmap(lambda b: ours(A, b, num_labels=K)))(many)
     np.testing.assert_allclose(values[:2], [1, theirs(A, B)], rtol=1e-12)
-    # What traced labels cannot be refused for is NaN.
+    # Invalid traced labels give NaN.
     assert np.isnan(values[2:]).all()
 
 
@@ -329,13 +344,13 @@ def test_components_that_are_off_match_such():
     # A mixture keeps the mean of a component that is off; here it lies on another's.
     log_weights = jnp.log(jnp.array([0.5, 0.5, 0.0]))
     of = [
-        gmm.GMM(log_weights[np.array(order)], jnp.asarray(means), gmm.Full.unit(3, 1, float))
+        Mixture(log_weights[np.array(order)], Normal(jnp.asarray(means), gmm.Full(jnp.ones((3, 1, 1)))))
         for order, means in [([0, 1, 2], [[0.0], [5.0], [9.0]]), ([2, 0, 1], [[0.0], [5.1], [0.1]])]
     ]
     assert metrics.match(*of).tolist() == [2, 1, 0]
 
 
-def test_match_of_what_is_not_a_number_says_so():
+def test_match_of_traced_nan_is_minus_one():
     centers = jnp.zeros((2, K, 1)).at[1].set(jnp.nan)
     assert jax.vmap(metrics.match)(centers, centers)[1].tolist() == [-1] * K
 
@@ -370,6 +385,6 @@ def test_match_of_what_is_not_a_number_says_so():
         (lambda: metrics.bic(mixture(gmm.Full), X[:, :1]), "`params.means` must have shape"),
     ],
 )
-def test_bad_input_is_refused(call, message):
+def test_bad_input_is_rejected(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,6 +1,6 @@
-"""JAX's debugging modes: nothing raises under `jax.debug_nans` and strict promotion of dtypes but what is wrong.
+"""JAX's debugging modes: valid calls do not raise under `jax.debug_nans` and strict promotion of dtypes.
 
-`debug_nans` looks at what a compiled program returns, and at every operation outside of one.
+`debug_nans` checks the results of compiled programs, and of every operation outside of one.
 """
 
 import jax
@@ -9,10 +9,11 @@ import numpy as np
 import oracles
 import pytest
 from cases import PROBLEMS, SOLVERS
+from mixtures import replace
 
-from jaxmix import Status, as_data, gmm, interop, kmeans, metrics, rows, seeding, solve, sweep
-from jaxmix.solve import accelerate, coordinates, stepwise
-from jaxmix.types import Progress
+from jaxmix import Blocks, Status, as_data, gmm, interop, kmeans, metrics, seeding, solve, sweep
+from jaxmix.solve import anderson, coordinates, stepwise
+from jaxmix.solver import Progress
 
 K = 3
 X = np.array([[0.0, 0.3], [0.4, 0.1], [0.2, 1.0], [5.0, 5.2], [5.5, 4.9], [6.0, 6.1]])
@@ -34,9 +35,9 @@ def families(*quick: type[gmm.Covariance]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("family", cases)
 
 
-def mixture(family: type[gmm.Covariance]) -> gmm.GMM:
+def mixture(family: type[gmm.Covariance]) -> gmm.Mixture:
     """Two components, and one that is off."""
-    return gmm.start.from_labels(LABELS, as_data(X), K, family=family, problem=gmm.GaussianMixture(0.1))
+    return gmm.start.from_labels(LABELS, as_data(X), K, problem=gmm.GaussianMixture(family, regularization=0.1))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -53,13 +54,14 @@ def test_every_solver_runs_with_a_center_off_and_its_trace_ends_with_the_loss(so
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_solver_runs_on_every_problem(problem, solver):
     case = PROBLEMS[problem]()
-    fits = solve.run_many(case.problem, SOLVERS[solver].solver, case.starts, case.data, max_steps=3, lanes=2)
+    fits = solve.run_many(case.problem, SOLVERS[solver].solver, case.starts, case.data, max_steps=3, num_parallel=2)
     assert np.isfinite(fits.trace).all()
 
 
 @families(gmm.Full, gmm.TiedSpherical)
 def test_every_family_runs_with_a_component_off(family):
-    fit = solve.run(gmm.GaussianMixture(0.1), solve.EM(), mixture(family), as_data(X, WEIGHTS), max_steps=3)
+    problem = gmm.GaussianMixture(family, regularization=0.1)
+    fit = solve.run(problem, solve.EM(), mixture(family), as_data(X, WEIGHTS), max_steps=3)
     expected = oracles.mixture_loss(fit.params, X, WEIGHTS)[0]
     np.testing.assert_allclose([fit.loss, -gmm.log_likelihood(fit.params, X, weights=WEIGHTS)], expected, rtol=1e-9)
     assert not fit.params.is_on[2]
@@ -68,17 +70,17 @@ def test_every_family_runs_with_a_component_off(family):
 @families(gmm.TiedDiagonal)
 def test_a_prior_runs_with_a_component_off(family):
     data = as_data(X, WEIGHTS)
-    problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(data, 2, family=family))
+    problem = gmm.GaussianMixture(family, gmm.fraley_raftery(data, 2, covariance=family))
     fit = solve.run(problem, solve.EM(), mixture(family), data, max_steps=3)
     assert fit.loss < fit.trace[0]
 
 
-@pytest.mark.parametrize("posterior", [gmm.Hard(), gmm.Tempered(0.5)])
-def test_other_posteriors_run_with_a_component_off(posterior):
-    problem = gmm.GaussianMixture(0.1, posterior)
-    stats = problem.e_step(mixture(gmm.Spherical), as_data(X))
-    np.testing.assert_allclose(stats.moments.counts[:2].sum(), len(X))
-    assert np.isfinite(problem.loss(mixture(gmm.Spherical), as_data(X)))
+@pytest.mark.parametrize("assignment", [gmm.Hard(), gmm.Tempered(0.5)])
+def test_other_assignments_run_with_a_component_off(assignment):
+    stats = gmm.e_step(mixture(gmm.Spherical), X, assignment=assignment)
+    np.testing.assert_allclose(stats.counts[:2].sum(), len(X))
+    problem = gmm.GaussianMixture(gmm.Spherical, assignment=assignment)
+    assert np.isfinite(solve.objective(problem, mixture(gmm.Spherical), X))
 
 
 @families(gmm.Spherical)
@@ -103,16 +105,16 @@ def test_the_other_functions_of_a_mixture_run_with_a_component_off(family):
     assert gmm.conditional(params, [0], X[0, :1]).means.shape == (K, 1)
     assert metrics.icl(params, X) >= metrics.bic(params, X)
     moved = gmm.m_step(gmm.e_step(params, data), params, regularization=0.1)
-    slope = jax.grad(lambda means: gmm.log_likelihood(params._replace(means=means), X))(params.means)
+    slope = jax.grad(lambda means: gmm.log_likelihood(replace(params, means=means), X))(params.means)
     assert np.isfinite(slope).all()
-    assert np.isfinite(gmm.recentre(gmm.e_step(params, data), params, moved).moments.first).all()
+    assert np.isfinite(gmm.recenter(gmm.e_step(params, data), params, moved).moments.first).all()
 
 
 def test_a_mixture_is_fitted_from_rows_and_swept():
-    swept = sweep.mixtures(KEY, X, [1, 2], families=[gmm.Spherical], regularizations=[0.1], restarts=1, max_steps=3)
+    swept = sweep.mixtures(KEY, X, [1, 2], covariances=[gmm.Spherical], regularizations=[0.1], restarts=1, max_steps=3)
     best = swept["Spherical"].best("restart")
     assert best.map(lambda fit: metrics.bic(fit.params, X)).shape == (2, 1)
-    assert len(best.rows()) == 2
+    assert len(best.to_records()) == 2
 
 
 @pytest.mark.parametrize(
@@ -124,17 +126,17 @@ def test_every_seeding_runs_with_rows_of_weight_zero(seed):
     assert np.isinf(starts[:, 2]).all()
 
 
-def test_k_means_runs_from_rows_in_chunks():
-    fit = kmeans.fit(KEY, X, 2, problem=rows.Chunked(kmeans.KMeans(), 4), restarts=2)
+def test_k_means_runs_from_rows_in_blocks():
+    fit = kmeans.fit(KEY, X, 2, reduce=Blocks(4), restarts=2)
     np.testing.assert_allclose(fit.loss, oracles.cost(fit.params, X, np.ones(len(X))))
 
 
 @pytest.mark.slow
-def test_k_means_runs_in_lanes_and_fills_what_is_empty():
-    queued = solve.run_many(kmeans.KMeans(), solve.EM(), jnp.asarray(X.reshape(3, 2, 2)), X, lanes=2)
+def test_k_means_runs_side_by_side_and_fills_empty_clusters():
+    queued = solve.run_many(kmeans.KMeans(), solve.EM(), jnp.asarray(X.reshape(3, 2, 2)), X, num_parallel=2)
     assert kmeans.lower_bound(X, 2) <= solve.best(queued).loss
     fit = kmeans.fit(KEY, X, K, init=jnp.asarray(X[[0, 0, 3]]), max_steps=0)
-    assert len(set(kmeans.assign(fit.params, X).tolist())) == K
+    assert len(set(kmeans.predict(fit.params, X).tolist())) == K
     np.testing.assert_array_equal(fit.trace, fit.loss[None])
 
 
@@ -145,12 +147,12 @@ def test_an_exact_optimum_runs():
 
 def test_the_functions_of_centers_run_with_a_center_off():
     centers, data = jnp.asarray(X[[0, 3, 3]]).at[2].set(jnp.inf), as_data(X, WEIGHTS)
-    labels = kmeans.assign(centers, X)
+    labels = kmeans.predict(centers, X)
     assert np.isinf(kmeans.update(centers, X, labels)[2]).all()
     np.testing.assert_array_equal(kmeans.reconstruct(centers, labels), centers[labels])
     stats = kmeans.e_step(centers, data)
     moved = kmeans.m_step(stats, centers)
-    np.testing.assert_allclose(kmeans.recentre(stats, centers, moved).sums, 0, atol=1e-12)
+    np.testing.assert_allclose(kmeans.recenter(stats, centers, moved).sums, 0, atol=1e-12)
 
 
 def test_metrics_run():
@@ -177,14 +179,14 @@ def test_estimators_of_scikit_learn_are_converted_both_ways():
 def test_a_step_outside_of_a_program_subtracts_no_infinities():
     off = jnp.array([jnp.inf, 2.0])
     assert coordinates.difference(off, off - 1).tolist() == [0, 1]
-    assert accelerate.damped_least_squares(jnp.zeros((2, 3)), jnp.ones(3), jnp.array(0.5)).tolist() == [0, 0]
+    assert anderson.damped_least_squares(jnp.zeros((2, 3)), jnp.ones(3), jnp.array(0.5)).tolist() == [0, 0]
     losses, zero = jnp.array([1.0, jnp.inf, jnp.inf]), jnp.zeros(())
     state = stepwise.StepwiseState(X, X, zero, losses, zero, KEY)
     running = SOLVERS["stepwise"].solver.status(state, Progress(zero + jnp.inf, zero, zero, zero))
     assert running == Status.RUNNING
 
 
-def test_what_is_wrong_still_raises():
-    # Under jit weights cannot be refused: they become NaN. JAX runs what returned it again, where they can.
+def test_invalid_values_still_raise():
+    # Under jit invalid weights become NaN; JAX then runs the function again with their values, which are rejected.
     with pytest.raises(ValueError, match="`weights` must be finite and non-negative"):
         jax.jit(lambda weights: solve.run(kmeans.KMeans(), solve.EM(), X[:2], as_data(X, weights)))(-WEIGHTS)

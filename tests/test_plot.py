@@ -14,7 +14,7 @@ from jaxmix import Fit, Status, gmm, kmeans, plot
 
 X = np.random.default_rng(0).normal(size=(40, 2))
 UNTYPED: Any = jaxmix  # leaves may be NumPy arrays
-FAMILIES = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical)
+COVARIANCES = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical)
 
 
 @pytest.fixture
@@ -22,26 +22,26 @@ def ax():
     return Figure().add_subplot()
 
 
-def colours(drawn):
+def colors(drawn):
     return np.asarray(drawn.get_facecolor())[:, :3]
 
 
-def mixture(family):
-    return gmm.start.from_centers(X[:3], X, family=family)
+def mixture(covariance):
+    return gmm.start.from_centers(X[:3], X, problem=gmm.GaussianMixture(covariance))
 
 
-def test_rows_and_centers_stand_where_they_are_in_their_colours(ax):
+def test_rows_and_centers_stand_where_they_are_in_their_colors(ax):
     labels = np.arange(40) % 3
     rows, stars = plot.scatter(ax, X, labels, np.vstack([X[:2], [np.inf, np.inf]]))
     np.testing.assert_array_equal(rows.get_offsets(), X)
     np.testing.assert_array_equal(stars.get_offsets(), X[:2])
-    np.testing.assert_allclose(colours(rows)[1], to_rgb(plot.COLOURS[1]))
-    np.testing.assert_allclose(colours(stars)[1], to_rgb(plot.COLOURS[1]))
+    np.testing.assert_allclose(colors(rows)[1], to_rgb(plot.COLORS[1]))
+    np.testing.assert_allclose(colors(stars)[1], to_rgb(plot.COLORS[1]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_ellipses_are_of_the_mahalanobis_distance_asked_for(ax, family):
-    params = mixture(family)
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_ellipses_are_of_the_mahalanobis_distance_asked_for(ax, covariance):
+    params = mixture(covariance)
     drawn = plot.ellipses(ax, params, deviations=(1.0, 2.5))
     assert len(drawn) == 6
     for i, patch in enumerate(drawn):
@@ -61,7 +61,7 @@ def test_a_component_that_is_off_has_no_ellipse(ax):
 def test_regions_are_those_of_the_labels(ax, kind):
     params = {"centers": X[:3], "mixture": mixture(gmm.Full), "function": lambda rows: (rows[:, 0] > 0).astype(int)}
     predict = {
-        "centers": lambda rows: kmeans.assign(X[:3], rows),
+        "centers": lambda rows: kmeans.predict(X[:3], rows),
         "mixture": lambda rows: gmm.predict(params["mixture"], rows),
         "function": params["function"],
     }
@@ -76,10 +76,10 @@ def test_regions_are_those_of_the_labels(ax, kind):
     assert len(drawn.get_paths()) == found.max() + 1
 
 
-def test_responsibilities_mix_the_colours(ax):
+def test_responsibilities_mix_the_colors(ax):
     resp = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-    found = colours(plot.responsibilities(ax, X[:3], resp))
-    np.testing.assert_allclose(found[0], to_rgb(plot.COLOURS[0]))
+    found = colors(plot.responsibilities(ax, X[:3], resp))
+    np.testing.assert_allclose(found[0], to_rgb(plot.COLORS[0]))
     np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2)
     with pytest.raises(ValueError, match=r"`resp` must have shape \(3, K\)"):
         plot.responsibilities(ax, X[:3], resp[:2])
@@ -130,7 +130,7 @@ def test_an_image_is_what_the_code_book_reconstructs(ax, depth):
     np.testing.assert_allclose(drawn, np.broadcast_to(centers[labels], (4, 6, 3)), atol=1e-12)
 
 
-def test_what_cannot_be_drawn_is_refused(ax):
+def test_arrays_of_other_shapes_are_rejected(ax):
     with pytest.raises(ValueError, match=r"`x` must have two features"):
         plot.scatter(ax, np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"`centers` must have two features .* Of several fits choose one"):
@@ -143,8 +143,8 @@ def test_what_cannot_be_drawn_is_refused(ax):
     with pytest.raises(ValueError, match=r"`params` must have two features"):
         plot.regions(ax, np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"`params.means` must have two features"):
-        plot.ellipses(ax, gmm.GMM(jnp.zeros(1), jnp.zeros((1, 3)), gmm.Full.unit(1, 3, float)))
+        plot.ellipses(ax, gmm.mixture([1.0], jnp.zeros((1, 3)), jnp.eye(3)[None]))
     with pytest.raises(ValueError, match=r"`labels` must be integers of shape \(H, W\)"):
         plot.image(ax, np.zeros(3, int), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="`centers` must be colours"):
+    with pytest.raises(ValueError, match="`centers` must be colors"):
         plot.image(ax, np.zeros((2, 2), int), np.zeros((2, 4)))

@@ -151,7 +151,7 @@ def test_init_may_be_one_array_or_one_for_each_restart():
     starts = seeding.starts(key, data, 3, init=several)
     assert starts.dtype == jnp.float32
     np.testing.assert_array_equal(starts, several.astype(np.float32))
-    fits = kmeans.fit_all(key, X, 3, init=several)
+    fits = kmeans.fit_restarts(key, X, 3, init=several)
     assert fits.loss.shape == (2,)
     for lane in range(2):
         np.testing.assert_allclose(kmeans.fit(key, X, 3, init=several[lane]).params, fits.params[lane], rtol=1e-13)

@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import EXACT, blobs
 
-from jaxmix import Status, as_data, datasets, gmm, kmeans, metrics, seeding, solve, sweep
+from jaxmix import Status, as_data, datasets, fit_restarts, gmm, kmeans, metrics, seeding, solve, sweep
+from jaxmix.mixture import Mixture
 
 KEY = jax.random.key(0)
 X = blobs(60, 2, 3, spread=20.0)
@@ -22,8 +24,7 @@ def large():
 
     def sweep_all(key, x, ks, regularizations):
         def fits(k, regularization):
-            problem = gmm.GaussianMixture(regularization=regularization)
-            return gmm.fit_all(key, x, 10, problem=problem, restarts=32, num_active=k, **FIXED)
+            return gmm.fit_restarts(key, x, 10, regularization=regularization, restarts=32, num_active=k, **FIXED)
 
         return sweep.grid(fits, {"k": ks, "regularization": regularizations}, "restart")
 
@@ -38,16 +39,16 @@ def test_a_large_sweep_is_one_program_and_equals_single_fits(large):
     assert large.fits.loss.shape == (10, 3, 32)
     assert not (large.fits.status == Status.NONFINITE).any()
     for k, i in ((1, 0), (4, 2), (10, 1)):
-        problem = gmm.GaussianMixture(regularization=float(large.values[1][i]))
-        single = gmm.fit_all(KEY, X, 10, problem=problem, restarts=32, num_active=k, **FIXED)
+        regularization = float(large.values[1][i])
+        single = gmm.fit_restarts(KEY, X, 10, regularization=regularization, restarts=32, num_active=k, **FIXED)
         point = large.at(k=k - 1, regularization=i)
         np.testing.assert_allclose(point.fits.trace, single.trace, rtol=1e-9)
         np.testing.assert_allclose(point.fits.params.means, single.params.means, rtol=1e-6, atol=1e-6)
         assert (jnp.isneginf(point.fits.params.log_weights).sum(axis=1) == 10 - k).all()
     # And those equal a mixture that never had more components, from the same centers.
     centers = seeding.starts(KEY, as_data(X), 10, restarts=32)[:2, :4]
-    refined = kmeans.fit_all(KEY, X, 4, init=centers, max_steps=10, problem=kmeans.KMeans()).params
-    alone = gmm.fit_all(KEY, X, 4, init=refined, problem=gmm.GaussianMixture(1e-3), **FIXED)
+    refined = kmeans.fit_restarts(KEY, X, 4, init=centers, max_steps=10).params
+    alone = gmm.fit_restarts(KEY, X, 4, init=refined, regularization=1e-3, **FIXED)
     np.testing.assert_allclose(large.fits.trace[3, 1, :2], alone.trace, rtol=1e-8)
 
 
@@ -69,47 +70,47 @@ def test_map_gives_criteria_that_count_only_what_is_on(large):
     assert int(bic[:, 2].argmin()) == 2, "three clusters far apart"
     params = jax.tree.map(lambda leaf: leaf[2, 0], best.fits.params)
     on = ~jnp.isneginf(params.log_weights)
-    small = gmm.GMM(params.log_weights[on], params.means[on], gmm.Full(params.covariance.scale_tril[on]))
+    small = Mixture(params.log_weights[on], jax.tree.map(lambda leaf: leaf[on], params.components))
     np.testing.assert_allclose(bic[2, 0], metrics.bic(small, X), rtol=1e-10)
 
 
-def test_rows_are_a_table_of_python_numbers(large):
+def test_records_are_a_table_of_python_numbers(large):
     best = large.best("restart")
     bic = best.map(lambda fit: metrics.bic(fit.params, X))
-    rows = best.rows(bic=bic)
-    assert len(rows) == 30
-    assert rows[4]["k"] == 2
-    np.testing.assert_allclose(rows[4]["regularization"], 1e-3)
-    assert rows[4]["bic"] == bic[1, 1].item()
-    assert rows[4]["loss"] == best.fits.loss[1, 1].item()
-    assert isinstance(rows[4]["status"], int)
+    records = best.to_records(bic=bic)
+    assert len(records) == 30
+    assert records[4]["k"] == 2
+    np.testing.assert_allclose(records[4]["regularization"], 1e-3)
+    assert records[4]["bic"] == bic[1, 1].item()
+    assert records[4]["loss"] == best.fits.loss[1, 1].item()
+    assert records[4]["status"] == Status(best.fits.status[1, 1].item()).name
     with pytest.raises(ValueError, match="`bic` must have the sweep's shape"):
-        best.rows(bic=bic[0])
+        best.to_records(bic=bic[0])
 
 
-@pytest.mark.parametrize("lanes", [1, *(pytest.param(lanes, marks=pytest.mark.slow) for lanes in (2, 5, 99))])
-def test_lanes_do_not_change_the_numbers(lanes):
+@pytest.mark.parametrize("num_parallel", [1, *(pytest.param(num, marks=pytest.mark.slow) for num in (2, 5, 99))])
+def test_num_parallel_does_not_change_the_numbers(num_parallel):
     def fit(key, rtol):
         return kmeans.fit(key, X, 4, rtol=rtol, restarts=2)
 
     keys = jax.random.split(KEY, 3)
-    swept = sweep.grid(fit, {"key": keys, "rtol": jnp.array([0.0, 0.1])}, lanes=lanes)
+    swept = sweep.grid(fit, {"key": keys, "rtol": jnp.array([0.0, 0.1])}, num_parallel=num_parallel)
     for i in range(3):
         for j, rtol in enumerate((0.0, 0.1)):
             single = fit(keys[i], rtol)
             np.testing.assert_allclose(swept.fits.loss[i, j], single.loss, rtol=1e-12)
             np.testing.assert_array_equal(swept.fits.num_steps[i, j], single.num_steps)
-    assert [row["key"] for row in swept.rows()] == [0, 0, 1, 1, 2, 2]
+    assert [row["key"] for row in swept.to_records()] == [0, 0, 1, 1, 2, 2]
 
 
-def test_what_a_solver_a_prior_and_a_posterior_trace_can_be_axes():
+def test_traced_settings_of_a_solver_a_prior_and_an_assignment_can_be_axes():
     data = as_data(X)
     start = gmm.start.from_labels(np.arange(60) % 3, data, 3, problem=EXACT)
 
     def annealed(beta, rate, strength):
-        prior = gmm.NormalInverseWishart(data.origin, 0.01, 4.0, strength * jnp.eye(2))
-        problem = gmm.GaussianMixture(posterior=gmm.Tempered(beta), prior=prior)
-        return solve.run(problem, solve.Gradient(rate), start, data, max_steps=3)
+        prior = gmm.NormalInverseWishart(data.x.mean(axis=0), 0.01, 4.0, strength * jnp.eye(2))
+        problem = gmm.GaussianMixture(assignment=gmm.Tempered(beta), prior=prior)
+        return solve.run(problem, solve.Optax(optax.adam, rate), start, data, max_steps=3)
 
     axes = {"beta": jnp.array([0.5, 1.0]), "rate": jnp.array([0.01, 0.1]), "strength": jnp.array([0.1, 1.0])}
     swept = sweep.grid(annealed, axes)
@@ -118,15 +119,15 @@ def test_what_a_solver_a_prior_and_a_posterior_trace_can_be_axes():
     np.testing.assert_allclose(swept.fits.loss[1, 0, 1], annealed(1.0, 0.01, 1.0).loss, rtol=1e-12)
 
 
-def test_one_collapsing_restart_leaves_the_other_lanes_bit_equal():
+def test_one_collapsing_restart_leaves_the_others_bit_equal():
     centers = seeding.starts(KEY, as_data(X), 3, restarts=3)
     good = jax.vmap(lambda u: gmm.start.from_centers(u, X, problem=EXACT))(centers)
     # A component for one row alone.
-    assert isinstance(good.covariance, gmm.Full)
     factors = good.covariance.scale_tril.at[1, 2].set(1e-3 * jnp.eye(2))
-    bad = good._replace(means=good.means.at[1, 2].set(X[0]), covariance=gmm.Full(factors))
-    with_bad = gmm.fit_all(KEY, X, 3, init=bad, problem=EXACT, max_steps=15)
-    without = gmm.fit_all(KEY, X, 3, init=good, problem=EXACT, max_steps=15)
+    means = good.means.at[1, 2].set(X[0])
+    bad = good._replace(components=good.components._replace(means=means, covariance=gmm.Full(factors)))
+    with_bad = fit_restarts(EXACT, KEY, X, 3, init=bad, max_steps=15)
+    without = fit_restarts(EXACT, KEY, X, 3, init=good, max_steps=15)
     assert with_bad.status[1] == Status.NONFINITE
     others = np.array([0, 2])
     for one, other in zip(jax.tree.leaves(with_bad), jax.tree.leaves(without), strict=True):
@@ -138,7 +139,7 @@ def test_one_collapsing_restart_leaves_the_other_lanes_bit_equal():
 def test_mixtures_over_families_find_those_of_old_faithful():
     # Fraley and Raftery (2002) and mclust: by BIC, three components with one full covariance.
     x = datasets.old_faithful().astype(float)
-    swept = sweep.mixtures(KEY, x, [2, 3, 4], families=[gmm.Tied, gmm.Spherical], restarts=8, max_steps=300)
+    swept = sweep.mixtures(KEY, x, [2, 3, 4], covariances=[gmm.Tied, gmm.Spherical], restarts=8, max_steps=300)
     bic = {
         name: np.asarray(family.best("restart").map(lambda fit: metrics.bic(fit.params, x)))
         for name, family in swept.items()
@@ -157,24 +158,24 @@ def test_mixtures_over_families_find_those_of_old_faithful():
         ({"k": 3}, (), {}, "Axis `k` must be an array"),
         ({"k": jnp.zeros(0)}, (), {}, "Axis `k` must be an array"),
         ({"k": jnp.arange(2)}, ("k",), {}, "distinct names"),
-        ({"k": jnp.arange(2)}, (), {"lanes": 0}, "`lanes`"),
+        ({"k": jnp.arange(2)}, (), {"num_parallel": 0}, "`num_parallel`"),
     ],
 )
-def test_bad_grids_are_refused(axes, inner, options, message):
+def test_bad_grids_are_rejected(axes, inner, options, message):
     with pytest.raises(ValueError, match=message):
         sweep.grid(lambda k: k, axes, *inner, **options)
 
 
-def test_a_value_is_no_index_and_options_of_the_sweep_are_its_own(large):
+def test_values_as_indices_and_options_of_the_sweep_are_rejected(large):
     with pytest.raises(ValueError, match=r"Axis `k` has .* values: 99 must be an index"):
         large.at(k=99)
-    with pytest.raises(ValueError, match="`mixtures` makes"):
+    with pytest.raises(ValueError, match="`mixtures` sets"):
         sweep.mixtures(KEY, X, [1], num_active=1)
 
 
 def test_axes_of_arrays_show_as_indices():
     swept = sweep.grid(lambda weights: jnp.sum(weights), {"weights": jnp.ones((3, 5))})
-    assert swept.rows(total=swept.fits) == [{"weights": i, "total": 5.0} for i in range(3)]
+    assert swept.to_records(total=swept.fits) == [{"weights": i, "total": 5.0} for i in range(3)]
 
 
 def test_the_default_prior_is_swept_with_k():
@@ -184,22 +185,22 @@ def test_the_default_prior_is_swept_with_k():
         np.testing.assert_allclose(swept.fits[i], gmm.fraley_raftery(X, k).scale, rtol=1e-12)
 
 
-def test_unknown_axes_and_bad_counts_are_refused():
+def test_unknown_axes_and_bad_counts_are_rejected():
     swept = sweep.grid(lambda k: 2 * k, {"k": jnp.arange(3)})
     np.testing.assert_array_equal(swept.fits, [0, 2, 4])
-    with pytest.raises(ValueError, match="`seed` is no axis"):
+    with pytest.raises(ValueError, match="`seed` is not an axis"):
         swept.best("seed")
     for ks in ([], [0], [61]):
         with pytest.raises(ValueError, match="ks"):
             sweep.mixtures(KEY, X, ks)
 
 
-def test_a_sweep_without_memory_names_what_to_turn():
+def test_a_sweep_without_memory_names_the_arguments_to_change():
     def fit(key):
         row = jax.random.uniform(key, (1, 2))
         whole = jnp.zeros((2**22, 2**22))  # 64 TiB or more
         whole = jax.lax.fori_loop(0, 3, lambda i, table: jax.lax.dynamic_update_slice(table, row, (i, i)), whole)
         return whole[1, 1]
 
-    with pytest.raises(MemoryError, match=r"1 of 2 points.*`lanes`.*Chunked"):
-        sweep.grid(fit, {"key": jax.random.split(jax.random.key(0), 2)}, lanes=1)
+    with pytest.raises(MemoryError, match=r"1 of 2 points.*`num_parallel`.*Blocks"):
+        sweep.grid(fit, {"key": jax.random.split(jax.random.key(0), 2)}, num_parallel=1)

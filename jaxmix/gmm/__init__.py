@@ -1,26 +1,57 @@
-"""Gaussian mixtures: densities, EM and its bound, six covariance families."""
+"""Gaussian mixtures: the names that users type."""
 
-from jaxmix.gmm import start
-from jaxmix.gmm.bound import complete_log_likelihood, elbo, entropy, expected_complete_log_likelihood
 from jaxmix.gmm.construct import mixture
-from jaxmix.gmm.covariance import Covariance, Diagonal, Full, Moments, Spherical, Tied, TiedDiagonal, TiedSpherical
-from jaxmix.gmm.em import GaussianMixture, Stats, e_step, m_step, recentre
 from jaxmix.gmm.features import conditional, marginal
-from jaxmix.gmm.fit import fit, fit_all
-from jaxmix.gmm.model import GMM, log_joint, log_likelihood, log_prob, predict, responsibilities, sample
-from jaxmix.gmm.posterior import Hard, Posterior, Soft, Tempered
-from jaxmix.gmm.prior import NormalInverseWishart, fraley_raftery
+from jaxmix.gmm.fit import fit, fit_restarts
+from jaxmix.gmm.steps import GaussianMixture, e_step, m_step, recenter
+from jaxmix.mixture import (
+    Assignment,
+    Gaussian,
+    Hard,
+    Mixture,
+    MixtureModel,
+    Normal,
+    Soft,
+    Stats,
+    Tempered,
+    complete_log_likelihood,
+    elbo,
+    entropy,
+    expected_complete_log_likelihood,
+    log_joint,
+    log_likelihood,
+    log_prob,
+    predict,
+    responsibilities,
+    sample,
+    start,
+)
+from jaxmix.mixture.components.gaussian import (
+    Covariance,
+    Diagonal,
+    Full,
+    Moments,
+    NormalInverseWishart,
+    Spherical,
+    Tied,
+    TiedDiagonal,
+    TiedSpherical,
+    fraley_raftery,
+)
 
 __all__ = [
-    "GMM",
+    "Assignment",
     "Covariance",
     "Diagonal",
     "Full",
+    "Gaussian",
     "GaussianMixture",
     "Hard",
+    "Mixture",
+    "MixtureModel",
     "Moments",
+    "Normal",
     "NormalInverseWishart",
-    "Posterior",
     "Soft",
     "Spherical",
     "Stats",
@@ -35,7 +66,7 @@ __all__ = [
     "entropy",
     "expected_complete_log_likelihood",
     "fit",
-    "fit_all",
+    "fit_restarts",
     "fraley_raftery",
     "log_joint",
     "log_likelihood",
@@ -44,7 +75,7 @@ __all__ = [
     "marginal",
     "mixture",
     "predict",
-    "recentre",
+    "recenter",
     "responsibilities",
     "sample",
     "start",

@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg, memory
-from jaxmix.gmm.covariance import Covariance, Full
-from jaxmix.gmm.given import MATRICES, SLACK, VARIANCES, unit_shapes
-from jaxmix.gmm.model import GMM
-from jaxmix.types import ArrayLike
+from jaxmix import linalg, memory, validation
+from jaxmix.mixture.components.gaussian import Covariance, Full, Gaussian, Normal
+from jaxmix.mixture.components.gaussian.component import MATRICES, VARIANCES
+from jaxmix.mixture.model import Mixture
+from jaxmix.mixture.validation import SLACK, initial_shapes
+from jaxmix.typing import ArrayLike
 
 
-def mixture(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, family: type[Covariance] = Full) -> GMM:
+def mixture(
+    weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, covariance: type[Covariance] = Full
+) -> Mixture:
     r"""A mixture from weights, means and covariances.
 
     $$p(x) = \sum_k \pi_k N(x \mid m_k, C_k)$$
@@ -25,10 +28,10 @@ def mixture(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, fam
       covariances: matrices of shape (K, D, D) for `Full`, or (D, D) for `Tied`; variances of shape (K, D) for
         `Diagonal`, (K,) for `Spherical`, (D,) for `TiedDiagonal`, or () for `TiedSpherical`. In squared units of x:
         covariances, not their Cholesky factors.
-      family: one of these families.
+      covariance: one of these families.
 
     Returns:
-      A `GMM` in the dtype of the means. Where traced values make no mixture, its log weights or scales are NaN.
+      A `Mixture` in the dtype of the means. Where traced values are not a mixture, its log weights or scales are NaN.
 
     Raises:
       ValueError: naming the argument, for another shape or dtype, weights that are negative or do not sum to 1,
@@ -43,28 +46,31 @@ def mixture(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, *, fam
       >>> params.weights.tolist(), params.covariance.scale_tril.ravel().tolist()
       ([0.25, 0.75], [1.0, 2.0])
     """
-    if family not in MATRICES + VARIANCES:
-        raise ValueError(f"`family` must be one of the families of jaxmix, got {family!r}. Build a `GMM` of your own.")
-    concrete = door.is_concrete(weights, means, covariances)
+    if covariance not in MATRICES + VARIANCES:
+        raise ValueError(
+            f"`covariance` must be one of the families of jaxmix, got {covariance!r}. For one of your own, write "
+            "Mixture(log_weights, Normal(means, covariance))."
+        )
+    concrete = validation.is_concrete(weights, means, covariances)
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
     with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
-        means = door.as_floating(means, "means")
+        means = validation.as_floating(means, "means")
         if means.ndim != 2 or 0 in means.shape:
             raise ValueError(f"`means` must have shape (K, D), got {means.shape}.")
-        (like,) = unit_shapes(family, *means.shape)
+        (like,) = initial_shapes(Gaussian(covariance), *means.shape).covariance
         shares = _of_shape(weights, "weights", means.shape[:1], means)
         spread = _of_shape(covariances, "covariances", like.shape, means)
         if concrete:
-            _check(shares, means, spread, matrices=family in MATRICES)
+            _check(shares, means, spread, matrices=covariance in MATRICES)
         log_weights = _log_weights(shares)
-        scale = linalg.cholesky(_symmetric(spread)) if family in MATRICES else jnp.sqrt(spread)
+        scale = linalg.cholesky(_symmetric(spread)) if covariance in MATRICES else jnp.sqrt(spread)
         if concrete and not np.isfinite(memory.on_host(scale)).all():
             raise ValueError("`covariances` must be positive definite: one has no Cholesky factor.")
-        return GMM(log_weights, means, family(scale))
+        return Mixture(log_weights, Normal(means, covariance(scale)))
 
 
 def _of_shape(value: ArrayLike, name: str, shape: tuple[int, ...], means: Array) -> Array:
-    array = door.as_floating(value, name).astype(means.dtype)
+    array = validation.as_floating(value, name).astype(means.dtype)
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape} for means of shape {means.shape}, got {array.shape}.")
     return array
@@ -93,7 +99,7 @@ def _is_symmetric(matrices: Array) -> Array:
 
 
 def _symmetric(matrices: Array) -> Array:
-    # The factorization reads the lower triangle alone: a matrix that is no covariance must not pass for one.
+    # The factorization reads the lower triangle alone: a matrix that is not symmetric must not pass for a covariance.
     return jnp.where(_is_symmetric(matrices), matrices, jnp.nan)
 
 

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg
-from jaxmix.gmm.covariance import Full
-from jaxmix.gmm.given import as_mixture
-from jaxmix.gmm.model import GMM, factors, posterior
-from jaxmix.types import ArrayLike
+from jaxmix import linalg, validation
+from jaxmix.mixture.components.gaussian import Full, Gaussian, Normal
+from jaxmix.mixture.components.gaussian.component import factors
+from jaxmix.mixture.densities import log_posterior
+from jaxmix.mixture.model import Mixture, component_of
+from jaxmix.mixture.validation import as_mixture
+from jaxmix.typing import ArrayLike
 
 
-def marginal(params: GMM, features: Sequence[int]) -> GMM:
+def marginal(params: Mixture, features: Sequence[int]) -> Mixture:
     r"""The mixture of some of the features: a mixture again.
 
     $$p(x_a) = \sum_k \pi_k N(x_a \mid m_{k,a}, C_{k,aa})$$
@@ -27,7 +29,7 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
       features: the features to keep, distinct, static.
 
     Returns:
-      A `GMM` over these features in this order, with a `Full` covariance.
+      A `Mixture` over these features in this order, with a `Full` covariance.
 
     Raises:
       ValueError: for no feature, a repeated one, or one out of range.
@@ -42,12 +44,12 @@ def marginal(params: GMM, features: Sequence[int]) -> GMM:
       >>> gmm.marginal(mixture, [2, 0]).means.shape
       (1, 2)
     """
-    params = as_mixture(params)
+    params = as_mixture(params, component_of(params, None))
     kept = _features(params, features)
     return _marginal(params, kept, _reordered(params, np.concatenate([kept, _others(params, kept)]), kept.size))
 
 
-def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
+def conditional(params: Mixture, features: Sequence[int], values: ArrayLike) -> Mixture:
     r"""The mixture of the other features, given the values of some: a mixture again.
 
     $$p(x_b \mid x_a) = \sum_k r_k(x_a)\, N\!\left(x_b \mid m_{k,b} + C_{k,ba} C_{k,aa}^{-1} (x_a - m_{k,a}),\;
@@ -59,7 +61,7 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
       values: array of shape (len(features),), their values.
 
     Returns:
-      A `GMM` over the other features in ascending order, with a `Full` covariance.
+      A `Mixture` over the other features in ascending order, with a `Full` covariance.
 
     Raises:
       ValueError: as `marginal` does, if no feature is left, or for values of another shape or that are not finite.
@@ -74,12 +76,12 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
       >>> gmm.conditional(mixture, [1], jnp.array([5.0])).means.shape
       (1, 2)
     """
-    params = as_mixture(params)
+    params = as_mixture(params, component_of(params, None))
     known = _features(params, features)
-    values = door.as_floating(values, "values").astype(params.means.dtype)
+    values = validation.as_floating(values, "values").astype(params.means.dtype)
     if values.shape != known.shape:
         raise ValueError(f"`values` must have shape {known.shape}, one for each of `features`, got {values.shape}.")
-    if door.is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+    if validation.is_concrete(values) and not np.isfinite(np.asarray(values)).all():
         raise ValueError(f"`values` must be finite, got {np.asarray(values).tolist()}.")
     left = _others(params, known)
     if left.size == 0:
@@ -91,25 +93,25 @@ def conditional(params: GMM, features: Sequence[int], values: ArrayLike) -> GMM:
     inverse = linalg.inverse_tril(tril[:, :num, :num])
     white = jnp.einsum("kij,kj->ki", inverse, values[None] - given.means, precision=linalg.PRECISION)
     shift = jnp.einsum("kij,kj->ki", tril[:, num:, :num], white, precision=linalg.PRECISION)
-    log_weights = posterior(given, values[None], logarithm=True)[0]
-    return GMM(log_weights, params.means[:, left] + shift, Full(tril[:, num:, num:]))
+    log_weights = log_posterior(Gaussian(), given, values[None])[0]
+    return Mixture(log_weights, Normal(params.means[:, left] + shift, Full(tril[:, num:, num:])))
 
 
-def _marginal(params: GMM, kept: np.ndarray, tril: Array) -> GMM:
-    return GMM(params.log_weights, params.means[:, kept], Full(tril))
+def _marginal(params: Mixture, kept: np.ndarray, tril: Array) -> Mixture:
+    return Mixture(params.log_weights, Normal(params.means[:, kept], Full(tril)))
 
 
-def _reordered(params: GMM, order: np.ndarray, num: int) -> Array:
+def _reordered(params: Mixture, order: np.ndarray, num: int) -> Array:
     """Cholesky factors of the first features of an order, (K, num, num)."""
     # Columns may stand in any order, L L^T being a sum over them: in this one a diagonal stays a diagonal.
-    return linalg.lower_factor(factors(params)[:, order[:num, None], order[None, :]])
+    return linalg.lower_factor(factors(params.components)[:, order[:num, None], order[None, :]])
 
 
-def _others(params: GMM, features: np.ndarray) -> np.ndarray:
+def _others(params: Mixture, features: np.ndarray) -> np.ndarray:
     return np.setdiff1d(np.arange(params.means.shape[1]), features)
 
 
-def _features(params: GMM, features: Sequence[int]) -> np.ndarray:
+def _features(params: Mixture, features: Sequence[int]) -> np.ndarray:
     kept, num_features = np.asarray(features), params.means.shape[1]
     if kept.ndim != 1 or kept.size == 0 or not np.issubdtype(kept.dtype, np.integer):
         raise ValueError(f"`features` must be a sequence of at least one integer, got {features!r}.")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import linalg, rows
+from jaxmix import branches, linalg
 
 ROOM = 2**20
 """Rows times components times features that are compared at a time."""
@@ -44,7 +44,7 @@ def mended(
         held = jax.lax.optimization_barrier((params, start))[0]
         return jnp.where(is_lost.reshape(-1, *(1,) * (old.ndim - 1)), function(held, part), old)
 
-    return rows.recompute(found, jnp.any(lost), of_chunk, max(1, ROOM // num_numbers))
+    return branches.recompute(found, jnp.any(lost), of_chunk, max(1, ROOM // num_numbers))
 
 
 def excess(x: Array, means: Array, is_on: Array, inverse: Array | None = None) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ one matrix product and loses $\epsilon |m|^2 / \sigma^2$, which in float32 is al
 thousands of widths apart. Components that share one width see rows about the mean of the means, and lose
 $\epsilon |m| / \sigma$.
 What is fast is the order: components lie on the first axis and rows on the last, so that every operation runs along
-contiguous rows, and rows come in chunks whose temporaries stay in a CPU's cache.
+contiguous rows; rows come in blocks whose temporaries stay in a CPU's cache.
 """
 
 from collections.abc import Callable
@@ -17,32 +17,11 @@ from jax import Array
 
 from jaxmix import linalg
 
-ROOM = {"cpu": 2**14, "default": 2**24}
-"""Rows times components a chunk: on CPU, what stays in the cache of one core."""
-
-LEAST_ROWS = 512
-"""Rows a chunk on CPU at the least: below, the overhead of a loop shows."""
-
 FEW_FEATURES = 2
 """Up to here products of features are summed one by one on CPU: matrices so small pay for being multiplied."""
 
-LANES = 64
+PARALLEL_SUMS = 64
 """Sums that run side by side along the rows: what a CPU's vector units want."""
-
-
-def chunk_rows(num_rows: int, k: int, num_features: int) -> int:
-    """How many rows to take at a time; all chunks alike.
-
-    Args:
-      num_rows: N.
-      k: the number of components.
-      num_features: D.
-    """
-    # A guess where a program is lowered for another platform than this one's: it costs time, never digits.
-    on_cpu = jax.default_backend() == "cpu"
-    size = max(ROOM["cpu" if on_cpu else "default"] // k, LEAST_ROWS)
-    num_chunks = -(-num_rows // size)
-    return -(-num_rows // num_chunks)
 
 
 def squares(means: Array, inverse_scale: Array, x: Array) -> Array:
@@ -92,12 +71,12 @@ def whitened_squares(means: Array, inverse: Array, x: Array) -> Array:
     Returns:
       Array of shape (K, N).
     """
-    # How the means move is added for all rows at once. Were it a part of `centred`, its derivative would be a product
+    # How the means move is added for all rows at once. Were it a part of `centered`, its derivative would be a product
     # with a broadcast, which XLA fuses with the sum and gets wrong on CPU (jaxlib 0.10.2): NaN, or memory overwritten.
     held = jax.lax.stop_gradient(means)
-    centred = x.T[None] - held[:, :, None]
+    centered = x.T[None] - held[:, :, None]
     moved = jnp.matmul(inverse, (means - held)[:, :, None], precision=linalg.PRECISION)
-    white = jnp.matmul(inverse, centred, precision=linalg.PRECISION) - moved
+    white = jnp.matmul(inverse, centered, precision=linalg.PRECISION) - moved
     return jnp.sum(jnp.square(white), axis=1)
 
 
@@ -138,19 +117,19 @@ def moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
     num_features = means.shape[1]
 
     def products(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
-        centred = x.T[None] - means[:, :, None]
+        centered = x.T[None] - means[:, :, None]
         # The sums are one row more of the product.
-        left = jnp.concatenate([shares[:, None] * centred, shares[:, None]], axis=1)
-        both = jnp.einsum("kin,kjn->kij", left, centred, precision=linalg.PRECISION)
+        left = jnp.concatenate([shares[:, None] * centered, shares[:, None]], axis=1)
+        both = jnp.einsum("kin,kjn->kij", left, centered, precision=linalg.PRECISION)
         return both[:, -1], both[:, :-1]
 
-    def in_lanes(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+    def in_parallel(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
         lower = [(i, j) for i in range(num_features) for j in range(i + 1)]
-        first, pairs = _in_lanes(shares, means, x, lambda c: (c, [c[:, i] * c[:, j] for i, j in lower]))
+        first, pairs = _in_parallel(shares, means, x, lambda c: (c, [c[:, i] * c[:, j] for i, j in lower]))
         places = [[lower.index((max(i, j), min(i, j))) for j in range(num_features)] for i in range(num_features)]
         return first, jnp.stack(pairs, axis=1)[:, jnp.array(places)]
 
-    few = in_lanes if num_features <= FEW_FEATURES else products
+    few = in_parallel if num_features <= FEW_FEATURES else products
     return jax.lax.platform_dependent(shares, means, x, cpu=few, default=products)
 
 
@@ -166,23 +145,23 @@ def square_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]
       Two arrays of shape (K, D).
     """
 
-    def in_lanes(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
-        return _in_lanes(shares, means, x, lambda c: (c, jnp.square(c)))
+    def in_parallel(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
+        return _in_parallel(shares, means, x, lambda c: (c, jnp.square(c)))
 
     def at_once(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:
-        centred = x.T[None] - means[:, :, None]
-        return jnp.sum(shares[:, None] * centred, axis=2), jnp.sum(shares[:, None] * jnp.square(centred), axis=2)
+        centered = x.T[None] - means[:, :, None]
+        return jnp.sum(shares[:, None] * centered, axis=2), jnp.sum(shares[:, None] * jnp.square(centered), axis=2)
 
-    return jax.lax.platform_dependent(shares, means, x, cpu=in_lanes, default=at_once)
+    return jax.lax.platform_dependent(shares, means, x, cpu=in_parallel, default=at_once)
 
 
-def _in_lanes(shares: Array, means: Array, x: Array, terms: Callable[[Array], Any]) -> Any:
+def _in_parallel(shares: Array, means: Array, x: Array, terms: Callable[[Array], Any]) -> Any:
     """Sums over rows of shares times `terms` of x - m, (K, D, n): arrays (K, ..., n), which lose their last axis."""
     k, num_features = means.shape
-    # A sum along rows is a chain of scalars for XLA on CPU: here `LANES` of them run side by side.
-    missing = -x.shape[0] % LANES
-    lanes = jnp.pad(x, ((0, missing), (0, 0)), mode="edge").reshape(-1, LANES, num_features).transpose(0, 2, 1)
-    weights = jnp.pad(shares, ((0, 0), (0, missing))).reshape(k, -1, LANES).transpose(1, 0, 2)
+    # A sum along rows is a chain of scalars for XLA on CPU: here `PARALLEL_SUMS` of them run side by side.
+    missing = -x.shape[0] % PARALLEL_SUMS
+    parts = jnp.pad(x, ((0, missing), (0, 0)), mode="edge").reshape(-1, PARALLEL_SUMS, num_features).transpose(0, 2, 1)
+    weights = jnp.pad(shares, ((0, 0), (0, missing))).reshape(k, -1, PARALLEL_SUMS).transpose(1, 0, 2)
 
     def weighted(columns: Array, weight: Array) -> Any:
         values = terms(columns[None] - means[:, :, None])
@@ -192,9 +171,9 @@ def _in_lanes(shares: Array, means: Array, x: Array, terms: Callable[[Array], An
     def add(totals: Any, rows: tuple[Array, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, totals, weighted(*rows)), None
 
-    shapes = jax.eval_shape(weighted, lanes[0], weights[0])
+    shapes = jax.eval_shape(weighted, parts[0], weights[0])
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.tree.map(lambda total: jnp.sum(total, axis=-1), jax.lax.scan(add, zeros, (lanes, weights))[0])
+    return jax.tree.map(lambda total: jnp.sum(total, axis=-1), jax.lax.scan(add, zeros, (parts, weights))[0])
 
 
 def pooled_moments(shares: Array, means: Array, x: Array) -> tuple[Array, Array]:

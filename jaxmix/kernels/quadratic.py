@@ -1,13 +1,13 @@
 r"""A mixture's E-step and sums as two matrix products of all products of features: what is fast for many rows.
 
-Log densities are linear in the products of a row's features, about an origin $o$ amid the rows,
+Log densities are linear in the products of a row's features, about an origin $o$ amid the means,
 
 $$\log \pi_k N(x \mid m_k, C_k) = c_k + (P_k m')^T x' - \tfrac12 \sum_{ij} P_{k,ij} x'_i x'_j, \qquad P = C^{-1},
   \; x' = x - o, \; m' = m - o$$
 
 and so are the sums that an M-step needs. This is half the work of `kernels.mixture`, in large products; but the terms
-cancel, and what is left has lost $\epsilon \sum_{ij} |P_{ij}| (|m'_i| + s_i)(|m'_j| + s_j)$, $s$ the standard
-deviations. Where that is small for every component it is used, else the direct differences are.
+cancel, and lose $\epsilon \sum_{ij} |P_{ij}| (|m'_i| + s_i)(|m'_j| + s_j)$, where $s$ are the standard deviations.
+Where that is small for every component these products are used, elsewhere direct differences.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from jax import Array
 from jaxmix import linalg
 
 LEAST_ROWS = 4096
-"""Below, both ways take no time, and one is less to compile."""
+"""Rows of a fit: with fewer, both ways take no time, and one is less to compile."""
 
 MOST_PRODUCTS = 2145
 """Products of features: those of 64 features and 1. Beyond, those of a few rows are more than a cache holds."""
@@ -28,11 +28,27 @@ MOST_LOST_EACH, MOST_LOST = 128.0, 4096.0
 """Units of rounding that may be lost, at the worst: for each feature, a row's log density being a sum over features,
 and at all, so that covariances keep three digits in float32."""
 
-ROOM = 2**20
-"""Products of features in a chunk, which stay in a CPU's cache."""
 
-MOST_ROWS = 1536
-"""Rows a chunk, whose log densities stay in the cache of one core."""
+class Quadratic(NamedTuple):
+    """Gaussians with covariances of their own.
+
+    Attributes:
+      precisions: Array of shape (K, D, D), inverse covariances; or (K, D), their diagonals.
+      half_log_determinants: Array of shape (K,), of the covariances.
+      scales: Array of shape (K, D), standard deviations.
+      means: Array of shape (K, D).
+    """
+
+    precisions: Array
+    half_log_determinants: Array
+    scales: Array
+    means: Array
+
+    @property
+    def num_products(self) -> int:
+        """The number of products of features, P."""
+        d = self.means.shape[1]
+        return (d + 1) * (d + 2) // 2 if self.precisions.ndim == 3 else 2 * d + 1
 
 
 class Expansion(NamedTuple):
@@ -41,14 +57,16 @@ class Expansion(NamedTuple):
     The products are those of z = (x', 1) with itself, all pairs i >= j; or the squares of x', x' and 1.
 
     Attributes:
+      origin: Array of shape (D,).
       coefficients: Array of shape (K, P), P = (D + 1)(D + 2) / 2 for pairs, 2 D + 1 for squares.
       means: Array of shape (K, D), about the origin.
-      lost: Array of shape (K,), what the cancelling terms lose, in units of rounding.
+      cancellation: Array of shape (K,), what the canceling terms lose, in units of rounding.
     """
 
+    origin: Array
     coefficients: Array
     means: Array
-    lost: Array
+    cancellation: Array
 
     @property
     def has_pairs(self) -> bool:
@@ -56,30 +74,27 @@ class Expansion(NamedTuple):
         return self.coefficients.shape[1] > 2 * self.means.shape[1] + 1
 
 
-def chunk_rows(num_rows: int, expansion: Expansion) -> int:
-    """How many rows to take at a time; all chunks alike."""
-    k, num_products = expansion.coefficients.shape
-    size = min(max(ROOM // (num_products + 2 * k), 64), MOST_ROWS)
-    num_chunks = -(-num_rows // size)
-    return -(-num_rows // num_chunks // 64) * 64 if num_chunks > 1 else num_rows
-
-
-def of_precisions(precisions: Array, half_log_determinants: Array, scales: Array, means: Array) -> Expansion:
-    """The expansion of Gaussians with any covariances, but for the constant of the dimension.
+def expand(quadratic: Quadratic, log_weights: Array) -> Expansion:
+    """The expansion of a mixture about its mean, but for the weights and the constant of the dimension.
 
     Args:
-      precisions: Array of shape (K, D, D), inverse covariances; or (K, D), their diagonals.
-      half_log_determinants: Array of shape (K,), of the covariances.
-      scales: Array of shape (K, D), standard deviations.
-      means: Array of shape (K, D), about the origin.
+      quadratic: the components.
+      log_weights: Array of shape (K,). A component of -inf may hold arbitrary values; its expansion is zero.
     """
-    sizes = jnp.abs(means) + scales
+    is_on = ~jnp.isneginf(log_weights)
+    weights = jnp.where(is_on, jnp.exp(log_weights), 0)[:, None]
+    origin = jnp.sum(jnp.where(is_on[:, None], weights * quadratic.means, 0), axis=0) / jnp.sum(weights)
+    means = jnp.where(is_on[:, None], quadratic.means - origin[None], 0)
+    precisions, scales = quadratic.precisions, quadratic.scales
+    precisions = jnp.where(is_on.reshape(-1, *(1,) * (precisions.ndim - 1)), precisions, 0)
+    sizes = jnp.where(is_on[:, None], jnp.abs(means) + scales, 0)
     if precisions.ndim == 2:
         linear = precisions * means
         lost = jnp.sum(precisions * jnp.square(sizes), axis=1)
     else:
         linear = jnp.einsum("kij,kj->ki", precisions, means, precision=linalg.PRECISION)
         lost = jnp.einsum("kij,ki,kj->k", jnp.abs(precisions), sizes, sizes, precision=linalg.PRECISION)
+    half_log_determinants = jnp.where(is_on, quadratic.half_log_determinants, 0)
     constants = -half_log_determinants - 0.5 * jnp.sum(linear * means, axis=1)
     if precisions.ndim == 2:
         parts = [-0.5 * precisions, linear, constants[:, None]]
@@ -90,30 +105,31 @@ def of_precisions(precisions: Array, half_log_determinants: Array, scales: Array
             linear,
             constants[:, None],
         ]
-    return Expansion(jnp.concatenate(parts, axis=1), means, lost)
+    return Expansion(origin, jnp.concatenate(parts, axis=1), means, lost)
 
 
-def keeps(expansion: Expansion) -> Array:
+def is_accurate(expansion: Expansion) -> Array:
     """Whether little enough is lost, of shape (K,).
 
-    What the coefficients' rounding takes is the same for all rows: it moves the loss from step to step, which shows
-    where log densities are near zero and sum to little.
+    The rounding of the coefficients is the same for all rows: it moves the loss from step to step, which shows where
+    log densities are near zero and their sum is small.
     """
-    return expansion.lost <= min(MOST_LOST_EACH * expansion.means.shape[1], MOST_LOST)
+    return expansion.cancellation <= min(MOST_LOST_EACH * expansion.means.shape[1], MOST_LOST)
 
 
 Features = Array | tuple[Array, Array]
 """Of rows about the origin: all pairs and 1, (P, n); or the squares and the rows themselves, both (n, D)."""
 
 
-def features_of(expansion: Expansion, shifted: Array) -> Features:
-    """Products of features, from rows about the origin, (n, D)."""
+def features_of(expansion: Expansion, x: Array) -> Features:
+    """Products of features of rows of shape (n, D)."""
+    x = x - expansion.origin[None]
     if not expansion.has_pairs:
         # As they lie in memory: turning them would cost as much as both products.
-        return jnp.square(shifted), shifted
+        return jnp.square(x), x
     # By row numbers that are known: XLA takes the pieces of a concatenation one number at a time. The last row of pairs
     # with 1 is the features and 1.
-    augmented = jnp.concatenate([shifted.T, jnp.ones((1, shifted.shape[0]), shifted.dtype)])
+    augmented = jnp.concatenate([x.T, jnp.ones((1, x.shape[0]), x.dtype)])
     rows, others = np.tril_indices(augmented.shape[0])
     return augmented[rows] * augmented[others]
 

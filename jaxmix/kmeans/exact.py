@@ -10,17 +10,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import door, frame, linalg
+from jaxmix import frame, linalg, validation
+from jaxmix.data import Data
 from jaxmix.kmeans import steps
-from jaxmix.solve.run import in_own_units
-from jaxmix.types import Data, Fit, Status
+from jaxmix.solver import Fit, Status
 
 MAX_PARTITIONS = 2_000_000
 """The most partitions that `brute_force` tries."""
 
 
 class _Runs(NamedTuple):
-    """Runs of sorted rows: the numbers from which two neighbours are joined without a subtraction."""
+    """Runs of sorted rows: the numbers from which two neighbors are joined without a subtraction."""
 
     weight: Array  # the sum of the weights
     reach: Array  # how far the mean lies from the end that it is measured from
@@ -52,7 +52,7 @@ def fit_1d(x: ArrayLike, k: int, *, weights: ArrayLike | None = None) -> Fit:
       K, the first are equal. `loss` is J at the centers, as `kmeans.objective` has it; `trace` holds it alone.
 
     Raises:
-      ValueError: naming the argument, for another rank, or for rows, weights or `k` that cannot be meant.
+      ValueError: naming the argument, if rows have another rank, or an argument is invalid.
 
     References:
       Wang and Song (2011) for the recurrence; Grønlund et al. (2017) for its divide and conquer;
@@ -65,14 +65,14 @@ def fit_1d(x: ArrayLike, k: int, *, weights: ArrayLike | None = None) -> Fit:
       >>> fit.params.ravel().tolist(), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    x = door.as_floating(x, "x")
+    x = validation.as_floating(x, "x")
     if x.ndim != 1:
         raise ValueError(f"`x` must have shape (N,), got {x.shape}. Use x[:, 0], or `kmeans.fit` for more features.")
-    data = door.as_data(x[:, None], weights)
-    door.check_count(k, data)
+    data = validation.as_data(x[:, None], weights)
+    validation.check_count(k, data)
     scale = frame.scale_of(data.x)
     data = frame.scaled_rows(data, scale)
-    return in_own_units(_as_fit(_optimal_centers(data, k=k), data), scale)
+    return _in_own_units(_as_fit(_optimal_centers(data, k=k), data), scale)
 
 
 def brute_force(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None) -> Fit:
@@ -92,7 +92,7 @@ def brute_force(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
       left over equal another. `loss` is J at the centers, as `kmeans.objective` has it; `trace` holds it alone.
 
     Raises:
-      ValueError: for rows, weights or `k` that cannot be meant, or over two million partitions.
+      ValueError: if an argument is invalid, or there are more than two million partitions.
 
     References:
       Knuth (2011), section 7.2.1.5, for restricted growth strings.
@@ -104,8 +104,8 @@ def brute_force(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
       >>> fit.params.tolist(), fit.loss.item()
       ([[0.0, 0.5], [9.0, 0.0]], 0.5)
     """
-    data = door.as_data(x, weights)
-    door.check_count(k, data)
+    data = validation.as_data(x, weights)
+    validation.check_count(k, data)
     num_rows = data.x.shape[0]
     count = _num_partitions(min(num_rows, 100), k)  # of more rows it takes long to count
     if count > MAX_PARTITIONS:
@@ -115,7 +115,13 @@ def brute_force(x: ArrayLike | Data, k: int, *, weights: ArrayLike | None = None
         )
     scale = frame.scale_of(data.x)
     data = frame.scaled_rows(data, scale)
-    return in_own_units(_as_fit(_best_of(_partitions(num_rows, k), data, k=k), data), scale)
+    return _in_own_units(_as_fit(_best_of(_partitions(num_rows, k), data, k=k), data), scale)
+
+
+def _in_own_units(fit: Fit, scale: Array | None) -> Fit:
+    """A fit of rows times a scale, in the units of the rows themselves."""
+    loss, trace = frame.unscaled((fit.loss, fit.trace), scale, power=2)
+    return fit._replace(params=frame.unscaled(fit.params, scale), loss=loss, trace=trace)
 
 
 def _as_fit(centers: Array, data: Data) -> Fit:
@@ -200,7 +206,7 @@ def _best_splits(costs: Array, cluster: Callable[[Array, Array], tuple[Array, Ar
     def depth(step: Array, splits: Array) -> Array:
         last, stride = (1 << step) - 1, (size // 2) >> step
         stops = (2 * jnp.minimum(nodes, last) + 1) * stride
-        # A node searches from the split of its neighbour on the left to that on the right, both included. In
+        # A node searches from the split of its neighbor on the left to that on the right, both included. In
         # a row of all searches, node q therefore begins at its first candidate plus q.
         begins = jnp.where(nodes <= last, splits[stops - stride] + nodes, pairs.size)
         owners = jnp.cumsum(jnp.zeros_like(pairs).at[begins].add(1, mode="drop"), dtype=jnp.int32) - 1

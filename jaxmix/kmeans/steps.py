@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, frame, linalg
+from jaxmix import frame, linalg, validation
+from jaxmix.data import Data, Rows
 from jaxmix.kernels import far, nearest
 from jaxmix.kernels.nearest import Stats
-from jaxmix.types import ArrayLike, Data
+from jaxmix.typing import ArrayLike
 
 EMPTY_POLICIES = ("farthest", "keep")
 
 
-def assign(centers: ArrayLike, x: ArrayLike) -> Array:
+def predict(centers: ArrayLike, x: ArrayLike) -> Array:
     r"""The nearest center of each row.
 
     $$z_n = \arg\min_k |x_n - u_k|^2$$
@@ -31,16 +32,16 @@ def assign(centers: ArrayLike, x: ArrayLike) -> Array:
       ValueError: for a wrong rank or width, or NaN or infinity in concrete `x`.
 
     References:
-      Lloyd (1982), condition 1: each point is quantised to its nearest quantum.
+      Lloyd (1982), condition 1: each point is quantized to its nearest quantum.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import kmeans
-      >>> kmeans.assign(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0], [2.0]])).tolist()
+      >>> kmeans.predict(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0], [2.0]])).tolist()
       [0, 1, 0]
     """
-    data = door.as_data(x)
-    centers = door.as_centers(centers, data)
+    data = validation.as_data(x)
+    centers = validation.as_centers(centers, data)
     # By the centers: one row far away must not make the squares of the others underflow.
     scale = frame.scale_of(centers)
     return _labels(*frame.scaled((centers, data.x), scale))
@@ -53,13 +54,13 @@ def objective(
 
     $$J(u, z) = \sum_n w_n |x_n - u_{z_n}|^2$$
 
-    It is also the error of a matrix factorisation, $\|X - Z U\|_F^2$, with the rows of $Z$ indicator vectors.
+    It is also the error of a matrix factorization, $\|X - Z U\|_F^2$, with the rows of $Z$ indicator vectors.
     Differentiable in `centers`: the gradient is $-2 \sum_n w_n z_{nk} (x_n - u_k)$.
 
     Args:
       centers: array of shape (K, D).
       x: array of shape (N, D).
-      labels: integer array of shape (N,); None for the nearest centers, which minimise J.
+      labels: integer array of shape (N,); None for the nearest centers, which minimize J.
       weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
@@ -77,13 +78,13 @@ def objective(
       >>> kmeans.objective(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0]])).item()
       5.0
     """
-    data = door.as_data(x, weights)
-    places = door.as_centers(centers, data)
+    data = validation.as_data(x, weights)
+    places = validation.as_centers(centers, data)
     scale = frame.scale_of(data.x)
     places, data = frame.scaled(places, scale), frame.scaled_rows(data, scale)
     if labels is None:
         return frame.unscaled(loss(places, data), scale, power=2)
-    codes, data = door.as_labels(labels, data, places.shape[0])
+    codes, data = validation.as_labels(labels, data, places.shape[0])
     return frame.unscaled(loss_at(places, data, codes), scale, power=2)
 
 
@@ -116,17 +117,18 @@ def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: Arra
       >>> kmeans.update(jnp.array([[0.0], [10.0]]), x, jnp.array([0, 1, 0])).ravel().tolist()
       [1.5, 8.0]
     """
-    data = door.as_data(x, weights)
+    data = validation.as_data(x, weights)
     scale = frame.scale_of(data.x)
-    start, data = frame.scaled(door.as_centers(centers, data), scale), frame.scaled_rows(data, scale)
-    labels, data = door.as_labels(labels, data, start.shape[0])
+    start, data = frame.scaled(validation.as_centers(centers, data), scale), frame.scaled_rows(data, scale)
+    labels, data = validation.as_labels(labels, data, start.shape[0])
+    rows = Rows(data.x, data.weights)
     # Twice: the second time about the means themselves, and so right to the last digit from any centers.
-    near = m_step(nearest.statistics(start, data, labels), start, empty="keep")
-    return frame.unscaled(m_step(nearest.statistics(near, data, labels), near, empty="keep"), scale)
+    near = m_step(nearest.statistics(start, rows, labels), start, empty="keep")
+    return frame.unscaled(m_step(nearest.statistics(near, rows, labels), near, empty="keep"), scale)
 
 
 def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
-    r"""The code book read back: the decoder of which `assign` is the encoder.
+    r"""The code book read back: the decoder of which `predict` is the encoder.
 
     $$\hat x_n = u_{z_n}, \qquad \hat X = Z U$$
 
@@ -141,7 +143,7 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
       ValueError: if `centers` has no two axes, or `labels` are not integers or out of range.
 
     References:
-      Gersho and Gray (1992), section 10.1: the decoder of a vector quantiser.
+      Gersho and Gray (1992), section 10.1: the decoder of a vector quantizer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -149,41 +151,51 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
       >>> kmeans.reconstruct(jnp.array([[0.0], [10.0]]), jnp.array([1, 0])).ravel().tolist()
       [10.0, 0.0]
     """
-    centers = door.as_floating(centers, "centers")
+    centers = validation.as_floating(centers, "centers")
     if centers.ndim != 2:
         raise ValueError(f"`centers` must have shape (K, D), got {centers.shape}.")
-    codes, valid = door.as_codes(labels, centers.shape[0])
+    codes, valid = validation.as_codes(labels, centers.shape[0])
     return jnp.where(valid[..., None], centers[codes], jnp.nan)
 
 
-def e_step(centers: Array, data: Data) -> Stats:
+def e_step(centers: ArrayLike, x: ArrayLike | Data, *, weights: ArrayLike | None = None) -> Stats:
     r"""Assigns every row to its nearest center, and sums what the M-step needs.
 
     $$N_k = \sum_n w_n z_{nk}, \qquad S_k = \sum_n w_n z_{nk} (x_n - u_k)$$
 
     Args:
-      centers: Array of shape (K, D), in the dtype of the data.
-      data: `Data` of N rows, from `jaxmix.as_data`.
+      centers: array of shape (K, D).
+      x: array of shape (N, D), or `Data`.
+      weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
       `Stats`, additive over rows.
+
+    Raises:
+      ValueError: for bad shapes, dtypes or weights, or NaN or infinity in concrete `x`.
 
     References:
       Bishop (2006), equation 9.2.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxmix import as_data, kmeans
-      >>> stats = kmeans.e_step(jnp.array([[0.0], [10.0]]), as_data([[1.0], [8.0], [2.0]]))
+      >>> from jaxmix import kmeans
+      >>> stats = kmeans.e_step(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0], [2.0]]))
       >>> stats.counts.tolist(), stats.loss.item()
       ([2.0, 1.0], 9.0)
     """
-    return nearest.statistics(centers, data, nearest.plain(centers, data.x))
+    data = validation.as_data(x, weights)
+    return _e_step(validation.as_centers(centers, data), data)
+
+
+@jax.jit
+def _e_step(centers: Array, data: Data) -> Stats:
+    return nearest.statistics(centers, Rows(data.x, data.weights), nearest.labels_reference(centers, data.x))
 
 
 @partial(jax.jit, static_argnames="empty")
 def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
-    r"""The centers that minimise J for the labels behind the statistics.
+    r"""The centers that minimize J for the labels behind the statistics.
 
     $$u_k \leftarrow u_k + S_k / N_k$$
 
@@ -210,16 +222,15 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxmix import as_data, kmeans
+      >>> from jaxmix import kmeans
       >>> centers = jnp.array([[0.0], [99.0]])
-      >>> stats = kmeans.e_step(centers, as_data([[1.0], [8.0]]))
+      >>> stats = kmeans.e_step(centers, jnp.array([[1.0], [8.0]]))
       >>> kmeans.m_step(stats, centers).ravel().tolist()
       [4.5, 8.0]
       >>> kmeans.m_step(stats, centers, empty="keep").ravel().tolist()
       [4.5, 99.0]
     """
-    if empty not in EMPTY_POLICIES:
-        raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
+    check_policy(empty)
     shift = linalg.safe_divide(stats.sums, stats.counts[:, None])
     # The mean's own rounding is relative to the cluster's width; a place's, to its distance from zero.
     width = jnp.sqrt(linalg.safe_divide(stats.costs, stats.counts))[:, None]
@@ -227,13 +238,28 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
     moved = jnp.where(jnp.abs(shift) <= rounding, centers, centers + shift)
     if empty == "keep":
         return moved
-    is_empty = (stats.counts == 0) & is_on(centers)
-    first_empty = is_empty & (jnp.cumsum(is_empty) == 1)
-    fill = first_empty & (stats.farthest.value > 0)
-    return jnp.where(fill[:, None], stats.farthest.row, moved)
+    return fill(stats, centers, moved)
 
 
-def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
+def check_policy(empty: str) -> None:
+    """Rejects an unknown policy for empty clusters."""
+    if empty not in EMPTY_POLICIES:
+        raise ValueError(f"`empty` must be one of {EMPTY_POLICIES}, got {empty!r}.")
+
+
+def is_empty(stats: Stats, centers: Array) -> Array:
+    """Which centers are switched on and have no rows, of shape (K,)."""
+    return (stats.counts == 0) & is_on(centers)
+
+
+def fill(stats: Stats, centers: Array, moved: Array) -> Array:
+    """`moved` centers, the first of which without rows goes onto the farthest row, if that is off its center."""
+    empty = is_empty(stats, centers)
+    first = empty & (jnp.cumsum(empty) == 1) & (stats.farthest.value > 0)
+    return jnp.where(first[:, None], stats.farthest.row, moved)
+
+
+def recenter(stats: Stats, centers: Array, new: Array) -> Stats:
     r"""The statistics of the same rows with the same labels, about other centers.
 
     $$\sum_n w_n z_{nk} (x_n - v_k) = S_k + N_k (u_k - v_k)$$
@@ -241,7 +267,7 @@ def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
     Args:
       stats: what `e_step` returned.
       centers: Array of shape (K, D), the centers u that `e_step` was given.
-      about: Array of shape (K, D), the centers v.
+      new: Array of shape (K, D), the centers v.
 
     Returns:
       `Stats`; `loss` is the cost of the rows at v under their old labels.
@@ -251,14 +277,14 @@ def recentre(stats: Stats, centers: Array, about: Array) -> Stats:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxmix import as_data, kmeans
-      >>> stats = kmeans.e_step(jnp.array([[0.0]]), as_data([[1.0], [2.0]]))
-      >>> kmeans.recentre(stats, jnp.array([[0.0]]), jnp.array([[1.5]])).costs.item()
+      >>> from jaxmix import kmeans
+      >>> stats = kmeans.e_step(jnp.array([[0.0]]), jnp.array([[1.0], [2.0]]))
+      >>> kmeans.recenter(stats, jnp.array([[0.0]]), jnp.array([[1.5]])).costs.item()
       0.5
     """
     # A center without rows has nothing to move, and may stand at infinity.
     has_rows = (stats.counts > 0)[:, None]
-    shift = jnp.where(has_rows, centers, 0) - jnp.where(has_rows, about, 0)
+    shift = jnp.where(has_rows, centers, 0) - jnp.where(has_rows, new, 0)
     counts = stats.counts[:, None]
     costs = stats.costs + jnp.sum(shift * (2 * stats.sums + counts * shift), axis=1)
     costs = jnp.maximum(costs, 0)  # a cluster on one point may round below
@@ -281,8 +307,8 @@ def _labels(centers: Array, x: Array) -> Array:
 
 @jax.jit
 def loss(centers: Array, data: Data) -> Array:
-    """`objective` of `Data` that the door has seen: J with every row at its nearest center."""
-    return loss_at(centers, data, nearest.plain(jax.lax.stop_gradient(centers), data.x))
+    """`objective` of validated `Data`: J with every row at its nearest center."""
+    return loss_at(centers, data, nearest.labels_reference(jax.lax.stop_gradient(centers), data.x))
 
 
 @jax.jit
@@ -298,34 +324,3 @@ def is_on(centers: Array) -> Array:
 
 def _costs(centers: Array, x: Array, labels: Array) -> Array:
     return jnp.sum(jnp.square(x - centers[labels]), axis=1)
-
-
-@jax.jit
-def fill_empty(centers: Array, data: Data) -> tuple[Array, Array]:
-    """Moves every center without rows onto the farthest row, one after another, and returns them with J.
-
-    Each move costs N D operations and leaves a center on a row for good, so that K moves are enough.
-    """
-    k = centers.shape[0]
-
-    def counts(labels: Array) -> Array:
-        return linalg.sum_by_label(data.weights[:, None], labels, k)[:, 0]
-
-    def farthest(centers: Array, labels: Array) -> tuple[Array, Array]:
-        costs = _costs(centers, data.x, labels)
-        return costs, jnp.argmax(jnp.where(data.weights > 0, costs, -jnp.inf))
-
-    def unfilled(carry: tuple[Array, Array]) -> Array:
-        centers, labels = carry
-        costs, row = farthest(centers, labels)
-        return jnp.any((counts(labels) == 0) & is_on(centers)) & (costs[row] > 0)
-
-    def fill(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        centers, labels = carry
-        costs, row = farthest(centers, labels)
-        first = jnp.argmax((counts(labels) == 0) & is_on(centers)).astype(labels.dtype)
-        nearer = jnp.sum(jnp.square(data.x - data.x[row][None]), axis=1) < costs
-        return centers.at[first].set(data.x[row]), jnp.where(nearer, first, labels)
-
-    centers, labels = jax.lax.while_loop(unfilled, fill, (centers, nearest.plain(centers, data.x)))
-    return centers, linalg.weighted_sum(data.weights, _costs(centers, data.x, labels))

@@ -1,4 +1,4 @@
-"""How far labellings agree, whatever their labels are called: of two, and of all pairs of restarts."""
+"""How far labelings agree, whatever their labels are called: of two, and of all pairs of restarts."""
 
 from functools import partial
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, linalg, memory
-from jaxmix.types import ArrayLike
+from jaxmix import linalg, memory, validation
+from jaxmix.kernels import segments
+from jaxmix.typing import ArrayLike
 
 MOST_LABELS = 2**15
 """A contingency table of so many takes 4 GiB; the cells of one of twice as many outnumber int32."""
@@ -17,13 +18,13 @@ MOST_LABELS = 2**15
 def adjusted_rand_index(
     a: ArrayLike, b: ArrayLike, *, num_labels: int | None = None, weights: ArrayLike | None = None
 ) -> Array:
-    r"""How far two labellings agree on which pairs of rows belong together, corrected for chance; higher is better.
+    r"""How far two labelings agree on which pairs of rows belong together, corrected for chance; higher is better.
 
     Of the ordered pairs of rows, let $t$ be together in both, $u$ in neither, and $f$ and $g$ in one alone:
 
     $$\mathrm{ARI} = \frac{2 (t u - f g)}{(t + f)(f + u) + (t + g)(g + u)}$$
 
-    1 for labellings equal up to names, 0 expected of chance, negative below that. All four are sums of products of
+    1 for labelings equal up to names, 0 expected of chance, negative below that. All four are sums of products of
     counts, without a difference: a rare label keeps its digits in float32 beside any number of rows.
 
     Args:
@@ -48,14 +49,14 @@ def adjusted_rand_index(
       >>> metrics.adjusted_rand_index([0, 0, 1, 1], [1, 1, 0, 0]).item()
       1.0
     """
-    labels, counts, k = _labellings(_pair(a, b), num_labels, weights)
+    labels, counts, k = _labelings(_pair(a, b), num_labels, weights)
     return _adjusted_rand(_contingency(labels[0], labels[1], counts, k))
 
 
 def normalized_mutual_information(
     a: ArrayLike, b: ArrayLike, *, num_labels: int | None = None, weights: ArrayLike | None = None
 ) -> Array:
-    r"""How much one labelling says of another, as a share of the mean of their entropies; higher is better.
+    r"""How much one labeling says of another, as a share of the mean of their entropies; higher is better.
 
     $$\mathrm{NMI} = \frac{2 I(a; b)}{H(a) + H(b)}, \qquad
       I(a; b) = \sum_{ij} p_{ij} \log \frac{p_{ij}}{p_i p_j}$$
@@ -82,7 +83,7 @@ def normalized_mutual_information(
       >>> metrics.normalized_mutual_information([0, 0, 1, 1], [0, 1, 0, 1]).item()
       0.0
     """
-    labels, counts, k = _labellings(_pair(a, b), num_labels, weights)
+    labels, counts, k = _labelings(_pair(a, b), num_labels, weights)
     return _normalized_information(_contingency(labels[0], labels[1], counts, k))
 
 
@@ -92,7 +93,7 @@ def stability(labels: ArrayLike, *, num_labels: int | None = None, weights: Arra
     $$S = \frac{2}{R (R - 1)} \sum_{r < s} \mathrm{ARI}(z_r, z_s)$$
 
     Args:
-      labels: integer array of shape (R, N), a labelling for each of R restarts, in [0, num_labels).
+      labels: integer array of shape (R, N), a labeling for each of R restarts, in [0, num_labels).
       num_labels: as in `adjusted_rand_index`.
       weights: array of shape (N,), as in `adjusted_rand_index`.
 
@@ -113,11 +114,11 @@ def stability(labels: ArrayLike, *, num_labels: int | None = None, weights: Arra
     labels = _integers(labels, "labels")
     if labels.ndim != 2 or labels.shape[0] < 2:
         raise ValueError(f"`labels` must have shape (R, N), R at least 2 restarts, got {labels.shape}.")
-    return _mean_agreement(*_labellings(labels, num_labels, weights))
+    return _mean_agreement(*_labelings(labels, num_labels, weights))
 
 
 def _integers(value: ArrayLike, name: str) -> Array | np.ndarray:
-    array = np.asarray(value) if door.is_concrete(value) else jnp.asarray(value)
+    array = np.asarray(value) if validation.is_concrete(value) else jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer) or array.size == 0:
         raise ValueError(f"`{name}` must hold integer labels, got {array.dtype} of shape {array.shape}.")
     return array
@@ -127,18 +128,18 @@ def _pair(a: ArrayLike, b: ArrayLike) -> Array | np.ndarray:
     a, b = _integers(a, "a"), _integers(b, "b")
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"`a` and `b` must both have shape (N,), got {a.shape} and {b.shape}.")
-    if door.is_concrete(a, b):
+    if validation.is_concrete(a, b):
         return np.stack([a, b])
     # In one dtype: a label beyond it becomes negative, and so is out of range still.
     return jnp.stack([a, b] if a.dtype == b.dtype else [jnp.asarray(a).astype(int), jnp.asarray(b).astype(int)])
 
 
-def _labellings(
+def _labelings(
     labels: Array | np.ndarray, num_labels: int | None, weights: ArrayLike | None
 ) -> tuple[Array, Array, int]:
     """Labels of shape (R, N), int32, the counts of the rows, and the number of labels; NaN counts for bad labels."""
-    present = door.as_data(np.zeros((labels.shape[1], 1)), weights).weights
-    seen = door.is_concrete(labels, present)
+    present = validation.as_data(np.zeros((labels.shape[1], 1)), weights).weights
+    seen = validation.is_concrete(labels, present)
     if seen:
         # The label of a row of weight zero may be anything.
         labels = linalg.fill_absent(labels.T, np.asarray(present)).T
@@ -148,11 +149,11 @@ def _labellings(
             # Only which labels are equal matters, so that gaps need cost nothing.
             names, flat = np.unique(labels, return_inverse=True)
             labels, num_labels = flat.reshape(labels.shape), names.size
-        elif seen and (low < 0 or high >= door.check_int(num_labels, "num_labels", least=1)):
+        elif seen and (low < 0 or high >= validation.check_int(num_labels, "num_labels", least=1)):
             raise ValueError(f"Labels must lie in [0, {num_labels or 'K'}), got values from {low} to {high}.")
     if num_labels is None:
-        raise ValueError("`num_labels` must be given for traced labels: it sets a shape, and they cannot be looked at.")
-    k = door.check_int(num_labels, "num_labels", least=1)
+        raise ValueError("`num_labels` must be given for traced labels: it sets a shape, and cannot depend on values.")
+    k = validation.check_int(num_labels, "num_labels", least=1)
     if k > MOST_LABELS:
         raise ValueError(f"There may be at most {MOST_LABELS} labels, since all pairs are counted, got {k}.")
     labels = memory.copied(labels) if isinstance(labels, np.ndarray) else labels
@@ -164,12 +165,12 @@ def _labellings(
 
 
 def as_counts(weights: Array) -> Array:
-    """Weights that stand for so many rows each, as chance and a row's distance to itself ask for; or refused.
+    """Weights that stand for so many rows each, as chance and a row's distance to itself ask for. Rejects others.
 
     Raises:
-      ValueError: for a positive weight below 1. Where it cannot be looked at, it becomes NaN.
+      ValueError: for a positive weight below 1. A traced one becomes NaN.
     """
-    if door.is_concrete(weights) and ((np.asarray(weights) > 0) & (np.asarray(weights) < 1)).any():
+    if validation.is_concrete(weights) and ((np.asarray(weights) > 0) & (np.asarray(weights) < 1)).any():
         raise ValueError(
             "Weights count rows here: each must be 0 or at least 1. Multiply shares by the number of rows."
         )
@@ -178,7 +179,7 @@ def as_counts(weights: Array) -> Array:
 
 @partial(jax.jit, static_argnums=3)
 def _contingency(a: Array, b: Array, counts: Array, k: int) -> Array:
-    return linalg.sum_by_label(counts[:, None], a * k + b, k * k).reshape(k, k)
+    return segments.sum_by_label(counts[:, None], a * k + b, k * k).reshape(k, k)
 
 
 def _others(table: Array, axis: int) -> Array:

@@ -6,17 +6,19 @@ Lower is better, as in scikit-learn; those of mclust have the other sign.
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import door, gmm, linalg
-from jaxmix.types import ArrayLike, Data
+from jaxmix import linalg, mixture, validation
+from jaxmix.data import Data
+from jaxmix.mixture import Mixture
+from jaxmix.typing import ArrayLike
 
 
-def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+def aic(params: Mixture, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     r"""Akaike's information criterion; lower is better.
 
     $$\mathrm{AIC} = -2 \log L + 2 p$$
 
     Args:
-      params: a mixture; of its components those that are on count (`GMM.num_free_parameters`, p).
+      params: a mixture; of its components those that are on count (`Mixture.num_free_parameters`, p).
       x: array of shape (N, D).
       weights: array of shape (N,), non-negative; None for ones.
 
@@ -24,7 +26,7 @@ def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       Array of shape (), in nats: scikit-learn's `aic`.
 
     Raises:
-      ValueError: as `gmm.log_likelihood` does.
+      ValueError: as `mixture.log_likelihood` does.
 
     References:
       Akaike (1974), A new look at the statistical model identification.
@@ -36,17 +38,17 @@ def aic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.aic(mixture, jnp.zeros((2, 1))).item(), 3)
       7.676
     """
-    log_likelihood = gmm.log_likelihood(params, x, weights=weights)
+    log_likelihood = mixture.log_likelihood(params, x, weights=weights)
     return -2 * log_likelihood + 2 * params.num_free_parameters.astype(log_likelihood.dtype)
 
 
-def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+def bic(params: Mixture, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     r"""The Bayesian information criterion; lower is better.
 
     $$\mathrm{BIC} = -2 \log L + p \log n, \qquad n = \sum_n w_n$$
 
     Args:
-      params: a mixture; of its components those that are on count (`GMM.num_free_parameters`, p).
+      params: a mixture; of its components those that are on count (`Mixture.num_free_parameters`, p).
       x: array of shape (N, D).
       weights: array of shape (N,), non-negative; None for ones. A weight counts rows: n is their sum.
 
@@ -54,7 +56,7 @@ def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       Array of shape (), in nats: scikit-learn's `bic`, and minus mclust's.
 
     Raises:
-      ValueError: as `gmm.log_likelihood` does.
+      ValueError: as `mixture.log_likelihood` does.
 
     References:
       Schwarz (1978), Estimating the dimension of a model.
@@ -66,11 +68,11 @@ def bic(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.bic(mixture, jnp.zeros((2, 1))).item(), 3)
       5.062
     """
-    data = door.as_data(x, weights)
-    return -2 * gmm.log_likelihood(params, data.x, weights=data.weights) + _schwarz(params, data)
+    data = validation.as_data(x, weights)
+    return -2 * mixture.log_likelihood(params, data.x, weights=data.weights) + _schwarz(params, data)
 
 
-def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+def icl(params: Mixture, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     r"""The integrated complete-data likelihood, approximated as BIC approximates the evidence; lower is better.
 
     The likelihood is that of the rows and their most probable components $\hat z$ together, so that components which
@@ -82,7 +84,7 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
     never less.
 
     Args:
-      params: a mixture; of its components those that are on count (`GMM.num_free_parameters`, p).
+      params: a mixture; of its components those that are on count (`Mixture.num_free_parameters`, p).
       x: array of shape (N, D).
       weights: array of shape (N,), non-negative; None for ones. A weight counts rows: n is their sum.
 
@@ -90,7 +92,7 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       Array of shape (), in nats: minus mclust's `icl`.
 
     Raises:
-      ValueError: as `gmm.log_joint` does, and for bad weights.
+      ValueError: as `mixture.log_joint` does, and for bad weights.
 
     References:
       Biernacki, Celeux and Govaert (2000), Assessing a mixture model for clustering with the integrated completed
@@ -103,11 +105,11 @@ def icl(params: gmm.GMM, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.icl(mixture, jnp.zeros((2, 1))).item(), 3)
       5.062
     """
-    data = door.as_data(x, weights)
-    complete = linalg.weighted_sum(data.weights, jnp.max(gmm.log_joint(params, data.x), axis=1))
+    data = validation.as_data(x, weights)
+    complete = linalg.weighted_sum(data.weights, jnp.max(mixture.log_joint(params, data.x), axis=1))
     return -2 * complete + _schwarz(params, data)
 
 
-def _schwarz(params: gmm.GMM, data: Data) -> Array:
+def _schwarz(params: Mixture, data: Data) -> Array:
     log_rows = jnp.log(jnp.sum(data.weights))
     return params.num_free_parameters.astype(log_rows.dtype) * log_rows

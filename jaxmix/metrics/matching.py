@@ -6,11 +6,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxmix import door, frame, gmm, linalg
-from jaxmix.types import ArrayLike
+from jaxmix import frame, linalg, validation
+from jaxmix.mixture import Mixture
+from jaxmix.typing import ArrayLike
 
 
-def match(a: ArrayLike | gmm.GMM, b: ArrayLike | gmm.GMM) -> Array:
+def match(a: ArrayLike | Mixture, b: ArrayLike | Mixture) -> Array:
     r"""Which component of one fit is which of another: the permutation of least total squared distance.
 
     $$p = \arg\min_p \sum_k |a_k - b_{p_k}|^2$$
@@ -43,15 +44,17 @@ def match(a: ArrayLike | gmm.GMM, b: ArrayLike | gmm.GMM) -> Array:
     return _assignment(a, a_on, b, b_on)
 
 
-def _places(value: ArrayLike | gmm.GMM, name: str) -> tuple[Array, Array]:
-    mixture = isinstance(value, gmm.GMM)
-    points = door.as_floating(value.means if mixture else value, name)
+def _places(value: ArrayLike | Mixture, name: str) -> tuple[Array, Array]:
+    mixture = isinstance(value, Mixture)
+    if mixture and not hasattr(value.components, "means"):
+        raise ValueError(f"The components of `{name}` have no means, {type(value.components).__name__}: give centers.")
+    points = validation.as_floating(value.means if mixture else value, name)
     if points.ndim != 2 or points.size == 0:
         raise ValueError(f"`{name}` must be centers of shape (K, D) or a mixture, got shape {points.shape}.")
-    if door.is_concrete(points) and np.isnan(np.asarray(points)).any():
+    if validation.is_concrete(points) and np.isnan(np.asarray(points)).any():
         raise ValueError(f"`{name}` must be numbers, but it holds NaN: did its fit fail?")
     on = ~jnp.isinf(points).any(axis=1)
-    return points, on & ~jnp.isneginf(door.as_floating(value.log_weights, name)) if mixture else on
+    return points, on & ~jnp.isneginf(validation.as_floating(value.log_weights, name)) if mixture else on
 
 
 @jax.jit

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import door, frame, linalg
+from jaxmix import frame, linalg, validation
+from jaxmix.data import Data
+from jaxmix.kernels import segments
 from jaxmix.metrics.agreement import as_counts
-from jaxmix.types import ArrayLike, Data
+from jaxmix.typing import ArrayLike
 
 DISTANCES = 2**21
 """How many are held at once, unless `chunk` says otherwise."""
@@ -86,17 +88,17 @@ def silhouette(
 def _clustered(
     x: ArrayLike, labels: ArrayLike, k: int, weights: ArrayLike | None, chunk: int | None
 ) -> tuple[Data, Array, int, int]:
-    k = door.check_int(k, "k", least=2)
-    data = door.as_data(x, weights)
+    k = validation.check_int(k, "k", least=2)
+    data = validation.as_data(x, weights)
     data = data._replace(weights=as_counts(data.weights))
-    labels, data = door.as_labels(labels, data, k)
+    labels, data = validation.as_labels(labels, data, k)
     data = frame.scaled_rows(data, frame.scale_of(data.x))  # a silhouette has no unit
-    if door.is_concrete(labels, data.weights):
+    if validation.is_concrete(labels, data.weights):
         held = np.unique(np.asarray(labels)[np.asarray(data.weights) > 0])
         if held.size < 2:
             raise ValueError(f"A silhouette compares clusters: at least two must have rows, got only label {held[0]}.")
     num_rows = data.x.shape[0]
-    chunk = max(1, DISTANCES // num_rows) if chunk is None else door.check_int(chunk, "chunk", least=1)
+    chunk = max(1, DISTANCES // num_rows) if chunk is None else validation.check_int(chunk, "chunk", least=1)
     return data, labels, k, min(chunk, num_rows)
 
 
@@ -104,14 +106,14 @@ def _clustered(
 def _silhouettes(data: Data, labels: Array, k: int, chunk: int) -> Array:
     x, weights, _ = data
     num_rows = x.shape[0]
-    counts = linalg.sum_by_label(weights[:, None], labels, k)
+    counts = segments.sum_by_label(weights[:, None], labels, k)
 
     def of_rows(rows: Array) -> Array:
         squares = linalg.squared_distances(x, x[rows])
         # The root has no slope at zero, where each row meets itself.
         apart = squares != 0
         distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1)), 0)
-        sums = linalg.sum_by_label(weights[:, None] * distances, labels, k)  # (K, chunk)
+        sums = segments.sum_by_label(weights[:, None] * distances, labels, k)  # (K, chunk)
         own = labels[rows][None, :] == jnp.arange(k, dtype=labels.dtype)[:, None]
         others = counts[labels[rows], 0] - 1
         alone = others <= 0

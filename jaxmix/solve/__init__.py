@@ -1,24 +1,26 @@
-"""Solvers: what an algorithm gives. They know `Problem`, and no model."""
+"""Solvers, and the functions that run them on any problem."""
 
-from jaxmix.solve.accelerate import Anderson, Squarem
-from jaxmix.solve.em import EM, OverRelaxed
-from jaxmix.solve.gradient import Gradient
+from jaxmix.solve.anderson import Anderson
+from jaxmix.solve.em import EM
 from jaxmix.solve.lbfgs import LBFGS
-from jaxmix.solve.loop import objective
-from jaxmix.solve.run import best, run, run_many
+from jaxmix.solve.optax import Optax
+from jaxmix.solve.over_relaxed import OverRelaxed
+from jaxmix.solve.run import best, make_objective, objective, run, run_many
+from jaxmix.solve.squarem import Squarem
 from jaxmix.solve.stepwise import Stepwise
-from jaxmix.types import Status
+from jaxmix.solver import Status
 
 __all__ = [
     "EM",
     "LBFGS",
     "Anderson",
-    "Gradient",
+    "Optax",
     "OverRelaxed",
     "Squarem",
     "Status",
     "Stepwise",
     "best",
+    "make_objective",
     "objective",
     "run",
     "run_many",

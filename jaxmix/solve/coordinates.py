@@ -1,21 +1,22 @@
-"""Free coordinates: parameters as a vector or a pytree in which every entry that may move is finite."""
+"""Unconstrained parameters as one vector, for solvers that extrapolate."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix.types import Params, Problem
+from jaxmix.solver import Objective
+from jaxmix.typing import Params
 
 
-def to_vector(problem: Problem, params: Params) -> Array:
+def to_vector(objective: Objective, params: Params) -> Array:
     """All floating coordinates, unconstrained, as one vector of shape (P,)."""
-    leaves = [leaf for leaf in jax.tree.leaves(problem.unconstrain(params)) if _is_float(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(objective.unconstrain(params)) if _is_float(leaf)]
     return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
 
-def from_vector(problem: Problem, vector: Array, like: Params) -> Params:
+def from_vector(objective: Objective, vector: Array, like: Params) -> Params:
     """The parameters at a vector; leaves that are not floating are those of `like`."""
-    leaves, structure = jax.tree.flatten(problem.unconstrain(like))
+    leaves, structure = jax.tree.flatten(objective.unconstrain(like))
     filled, first = [], 0
     for leaf in leaves:
         if _is_float(leaf):
@@ -23,7 +24,7 @@ def from_vector(problem: Problem, vector: Array, like: Params) -> Params:
             first += leaf.size
         else:
             filled.append(leaf)
-    return problem.constrain(jax.tree.unflatten(structure, filled))
+    return objective.problem.constrain(jax.tree.unflatten(structure, filled))
 
 
 def difference(after: Array, before: Array) -> Array:
@@ -31,16 +32,6 @@ def difference(after: Array, before: Array) -> Array:
     both = jnp.isfinite(after) & jnp.isfinite(before)
     change = jnp.where(both, after, 0) - jnp.where(both, before, 0)
     return jnp.where(jnp.isfinite(change), change, 0)
-
-
-def pin(free: Params, anchor: Params) -> Params:
-    """`free`, with every coordinate that is not finite in `anchor` held there."""
-    return jax.tree.map(lambda value, held: jnp.where(jnp.isfinite(held), value, held), free, anchor)
-
-
-def finite(free: Params) -> Params:
-    """`free` with 0 in place of what is not finite: where optimisers, which know no infinity, may start."""
-    return jax.tree.map(lambda value: jnp.where(jnp.isfinite(value), value, 0), free)
 
 
 def _is_float(leaf: Array) -> bool:

@@ -1,6 +1,6 @@
 """L-BFGS: optax's, with its line search, on a problem's loss."""
 
-import dataclasses
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -8,22 +8,24 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxmix import door, linalg
-from jaxmix.solve import coordinates, monotone
-from jaxmix.solve.decrement import guarded
-from jaxmix.solve.gradient import GRADIENT_PASSES, lenient
-from jaxmix.solve.loop import objective
-from jaxmix.types import Data, Params, Problem, Progress, Status
+from jaxmix import linalg, validation
+from jaxmix.pytree import choice, static
+from jaxmix.solve import termination
+from jaxmix.solve.optax import GRADIENT_PASSES, lenient
+from jaxmix.solver import Objective, Progress, Solver, Status
+from jaxmix.typing import Params
 
 
 class LBFGSState(NamedTuple):
-    """What L-BFGS carries; P free coordinates.
+    """What L-BFGS carries.
 
     Attributes:
-      point: Array of shape (P,), the free coordinates, 0 where they are not finite.
-      anchor: the start: holds what is not finite, such as a component that is switched off.
-      value: Array of shape (), the loss per unit of weight at `point`.
-      gradient: Array of shape (P,), its gradient.
+      free: the parameters in unconstrained coordinates, 0 where they are not finite; None for leaves that are not
+        floating.
+      anchor: the start in these coordinates: holds what is not finite, such as a component that is switched off, and
+        what is not floating.
+      value: Array of shape (), the loss per unit of weight at `free`.
+      gradient: its gradient, as `free`.
       optimizer: the optax state.
       decrement: Array of shape (), the loss still to gain, as estimated before the last step.
       fresh: Array of shape (), bool: no step has been taken since the memory was last emptied.
@@ -31,10 +33,10 @@ class LBFGSState(NamedTuple):
       passes: Array of shape (), passes over the data so far.
     """
 
-    point: Array
+    free: Params
     anchor: Params
     value: Array
-    gradient: Array
+    gradient: Params
     optimizer: Any
     decrement: Array
     fresh: Array
@@ -42,9 +44,8 @@ class LBFGSState(NamedTuple):
     passes: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LBFGS:
+@choice
+class LBFGS(Solver):
     r"""Limited-memory BFGS with a zoom line search, in the problem's unconstrained coordinates.
 
     $$\theta_{t+1} = \theta_t - s_t H_t g_t$$
@@ -54,7 +55,7 @@ class LBFGS:
     rises. Every evaluation of the line search is counted, three passes each.
 
     The fit has converged when the decrease still to gain, $\tfrac12 g_t^T H_t g_t$, is below the tolerance. As in
-    `Gradient`, the estimate starts at the loss itself and may at most halve in a step, so that one small step ends
+    `Optax`, the estimate starts at the loss itself and may at most halve in a step, so that one small step ends
     nothing. It has also converged when the steepest descent finds no lower loss and the estimate is within rounding.
 
     Attributes:
@@ -74,42 +75,46 @@ class LBFGS:
       1.0
     """
 
-    memory: int = dataclasses.field(default=10, metadata={"static": True})
+    memory: int = static(default=10)
 
-    def init(self, problem: Problem, params: Params, data: Data) -> LBFGSState:
+    def validate(self) -> None:
+        """Rejects a memory that is no positive count."""
+        validation.check_int(self.memory, "memory", least=1)
+
+    def init(self, objective: Objective, params: Params) -> LBFGSState:
         """The start, its loss and its gradient."""
-        door.check_int(self.memory, "memory", least=1)
-        point = coordinates.finite(coordinates.to_vector(problem, params))
-        value, gradient = jax.value_and_grad(lambda point: _mean_loss(problem, point, params, data))(point)
-        zero = jnp.zeros((), data.x.dtype)
+        anchor = objective.unconstrain(params)
+        free = objective.free(anchor)
+        value, gradient = objective.mean_value_and_grad(free, anchor)
+        zero = jnp.zeros((), objective.dtype)
         return LBFGSState(
-            point=point,
-            anchor=params,
+            free=free,
+            anchor=anchor,
             value=value,
             gradient=gradient,
-            optimizer=self._optimizer().init(point),
+            optimizer=self._optimizer().init(free),
             decrement=zero + jnp.inf,
             fresh=jnp.array(True),
             stuck=jnp.array(False),
             passes=zero + GRADIENT_PASSES,
         )
 
-    def step(self, problem: Problem, state: LBFGSState, data: Data) -> tuple[LBFGSState, Array]:
+    def step(self, objective: Objective, state: LBFGSState) -> tuple[LBFGSState, Array]:
         """One direction, one line search along it."""
-        total_weight = jnp.sum(data.weights)
-        updates, searched = self._search(problem, state, data)
+        updates, searched = self._search(objective, state)
         search = searched[-1]
         lower = search.value < state.value
-        slope = linalg.safe_divide(-linalg.dot(state.gradient, updates), search.learning_rate)
-        gain = jnp.where(slope > 0, 0.5 * slope * total_weight, state.decrement)
-        promised = linalg.dot(state.gradient, updates) * total_weight
-        decrement = guarded(state.decrement, gain, state.value * total_weight, promised)
-        at_rest = jnp.all(state.gradient == 0)
-        moved = (state.point + updates, search.value, search.grad, searched)
-        stayed = (state.point, state.value, state.gradient, self._optimizer().init(state.point))
-        point, value, gradient, optimizer = monotone.choose(lower, moved, stayed)
+        along = jnp.asarray(optax.tree.vdot(state.gradient, updates))
+        slope = linalg.safe_divide(-along, search.learning_rate)
+        gain = jnp.where(slope > 0, 0.5 * slope * objective.total, state.decrement)
+        loss = state.value * objective.total
+        decrement = termination.expected_decrease(state.decrement, gain, loss, along * objective.total)
+        at_rest = reduce(jnp.logical_and, [jnp.all(leaf == 0) for leaf in jax.tree.leaves(state.gradient)])
+        moved = (jax.tree.map(jnp.add, state.free, updates), search.value, search.grad, searched)
+        stayed = (state.free, state.value, state.gradient, self._optimizer().init(state.free))
+        free, value, gradient, optimizer = termination.select(lower, moved, stayed)
         after = LBFGSState(
-            point=point,
+            free=free,
             anchor=state.anchor,
             value=value,
             gradient=gradient,
@@ -119,11 +124,11 @@ class LBFGS:
             stuck=~lower & state.fresh,
             passes=state.passes + GRADIENT_PASSES * search.info.num_linesearch_steps.astype(state.passes.dtype),
         )
-        return after, state.value * total_weight
+        return after, loss
 
-    def params(self, problem: Problem, state: LBFGSState) -> Params:
+    def params(self, objective: Objective, state: LBFGSState) -> Params:
         """The parameters, constrained again."""
-        return _at(problem, state.point, state.anchor)
+        return objective.params(state.free, state.anchor)
 
     def status(self, state: LBFGSState, progress: Progress) -> Array:
         """Converged when the decrease still to gain is below the tolerance, or no lower loss can be found."""
@@ -131,28 +136,19 @@ class LBFGS:
         done = done | (state.stuck & (state.decrement <= progress.slack))
         return jnp.where(done, Status.CONVERGED, Status.RUNNING)
 
-    def num_passes(self, state: LBFGSState, num_steps: Array) -> Array:
+    def passes(self, state: LBFGSState, num_steps: Array) -> Array:
         """Three for each evaluation of loss and gradient."""
         return state.passes
 
-    def _search(self, problem: Problem, state: LBFGSState, data: Data) -> tuple[Any, Any]:
+    def _search(self, objective: Objective, state: LBFGSState) -> tuple[Any, Any]:
         return self._optimizer().update(
             state.gradient,
             state.optimizer,
-            state.point,
+            state.free,
             value=state.value,
             grad=state.gradient,
-            value_fn=lambda point: _mean_loss(problem, point, state.anchor, data),
+            value_fn=lambda free: objective.mean_value(free, state.anchor),
         )
 
     def _optimizer(self) -> optax.GradientTransformationExtraArgs:
         return lenient(lambda: optax.lbfgs(memory_size=self.memory))
-
-
-def _at(problem: Problem, point: Array, anchor: Params) -> Params:
-    held = coordinates.to_vector(problem, anchor)
-    return coordinates.from_vector(problem, coordinates.pin(point, held), anchor)
-
-
-def _mean_loss(problem: Problem, point: Array, anchor: Params, data: Data) -> Array:
-    return objective(problem, _at(problem, point, anchor), data) / jnp.sum(data.weights)

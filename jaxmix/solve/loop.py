@@ -1,4 +1,4 @@
-"""The loop of one fit in its parts, and many fits through it: some lanes side by side, each taking the next start."""
+"""The loop of one fit, and many fits through it: some side by side, each of which takes the next start when it ends."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix.batches import map_batches
-from jaxmix.types import Data, Fit, Params, Problem, Progress, Solver, State, Status, penalty
+from jaxmix.solver import Fit, Objective, Progress, Solver, Status
+from jaxmix.typing import Params, State
 
 
-class Carry(NamedTuple):
-    """What goes round the loop.
+class LoopState(NamedTuple):
+    """What the loop carries.
 
     Attributes:
       state: the solver's.
@@ -29,55 +30,47 @@ class Carry(NamedTuple):
     trace: Array
 
 
-class Parts(NamedTuple):
-    """A fit as functions: `finish(while running: body)(begin(start))`.
+class Loop(NamedTuple):
+    """A fit as functions, `finalize(while cond: body(init(start)))`.
 
     Attributes:
-      begin: from a start to a `Carry`.
-      running: from a `Carry` to whether another step is due.
+      init: from a start to a `LoopState`.
+      cond: from a `LoopState` to whether another step is due.
       body: one step.
-      finish: from the last `Carry` to a `Fit`.
+      finalize: from the last `LoopState` to a `Fit`.
     """
 
-    begin: Callable[[Params], Carry]
-    running: Callable[[Carry], Array]
-    body: Callable[[Carry], Carry]
-    finish: Callable[[Carry], Fit]
+    init: Callable[[Params], LoopState]
+    cond: Callable[[LoopState], Array]
+    body: Callable[[LoopState], LoopState]
+    finalize: Callable[[LoopState], Fit]
 
 
-def objective(problem: Problem, params: Params, data: Data) -> Array:
-    """What `run` reports as `Fit.loss`: the problem's loss over the rows, plus its penalty, once.
+def make_loop(
+    objective: Objective,
+    solver: Solver,
+    like: Params,
+    rtol: Array,
+    atol: Array,
+    max_steps: int,
+    rounded: Callable[[Params], Params],
+) -> Loop:
+    """The loop of a fit.
 
     Args:
-      problem: a `Problem`.
-      params: its parameters.
-      data: the rows.
-
-    Returns:
-      Array of shape (); lower is better.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxmix import as_data, kmeans, solve
-      >>> solve.objective(kmeans.KMeans(), jnp.zeros((1, 1)), as_data([[1.0], [2.0]])).item()
-      5.0
+      objective: what is minimized.
+      solver: how.
+      like: a start, for its shapes.
+      rtol: as in `run`.
+      atol: as in `run`.
+      max_steps: as in `run`.
+      rounded: from the last parameters to those that will be returned, whose loss is reported: moving them to where
+        the caller has them rounds.
     """
-    return problem.loss(params, data) + penalty(problem, params)
-
-
-def padded(trace: Array, num_steps: Array, loss: Array) -> Array:
-    """The trace with the last loss from the last step on."""
-    return jnp.where(jnp.arange(trace.shape[0], dtype=num_steps.dtype) < num_steps, trace, loss)
-
-
-def parts(
-    problem: Problem, solver: Solver, like: Params, data: Data, rtol: Array, atol: Array, max_steps: int
-) -> Parts:
-    """The parts of a fit; `like` is a start, for its shapes."""
-    loss_type = jax.eval_shape(objective, problem, like, data).dtype
+    loss_type = jax.eval_shape(objective.value, like).dtype
     epsilon = jnp.finfo(loss_type).eps
     rtol, atol = jnp.asarray(rtol, loss_type), jnp.asarray(atol, loss_type)
-    total_weight = jnp.sum(data.weights)
+    total_weight = objective.total.astype(loss_type)
 
     def progress(first: Array, previous: Array, loss: Array) -> Progress:
         # Rounding of a sum is relative to its terms: the start's part speaks where the loss crosses zero.
@@ -85,89 +78,94 @@ def parts(
         slack = jnp.sqrt(epsilon).astype(loss_type) * size + 32 * epsilon * jnp.abs(first)
         return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
 
-    def begin(start: Params) -> Carry:
-        return Carry(
-            state=solver.init(problem, start, data),
+    def init(start: Params) -> LoopState:
+        return LoopState(
+            state=solver.init(objective, start),
             previous=jnp.array(jnp.inf, loss_type),
             status=jnp.array(Status.RUNNING, jnp.int32),
             num_steps=jnp.array(0, jnp.int32),
             trace=jnp.zeros(max_steps + 1, loss_type),
         )
 
-    def running(carry: Carry) -> Array:
+    def cond(carry: LoopState) -> Array:
         return (carry.status == Status.RUNNING) & (carry.num_steps < max_steps)
 
-    def body(carry: Carry) -> Carry:
+    def body(carry: LoopState) -> LoopState:
         state, previous, _, num_steps, trace = carry
-        after, loss = solver.step(problem, state, data)
+        after, loss = solver.step(objective, state)
         finite = jnp.isfinite(loss)
         trace = trace.at[num_steps].set(loss)
         status = jnp.where(finite, solver.status(after, progress(trace[0], previous, loss)), Status.NONFINITE)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-        return Carry(state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace)
+        return LoopState(state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace)
 
-    def finish(carry: Carry) -> Fit:
+    def finalize(carry: LoopState) -> Fit:
         # Without the barrier XLA takes log(exp(x)) for x: a scale that overflowed would have a finite loss.
-        params = jax.lax.optimization_barrier(solver.params(problem, carry.state))
-        loss = objective(problem, params, data)
+        params = jax.lax.optimization_barrier(solver.params(objective, carry.state))
+        params, loss = objective.problem.repair(rounded(params), objective.rows, objective.reduce)
         status = jnp.where(carry.status == Status.RUNNING, Status.MAX_STEPS, carry.status)
         return Fit(
             params=params,
             loss=loss,
             status=jnp.where(jnp.isfinite(loss), status, Status.NONFINITE).astype(jnp.int32),
             num_steps=carry.num_steps,
-            num_passes=jnp.asarray(solver.num_passes(carry.state, carry.num_steps), loss_type),
-            trace=padded(carry.trace, carry.num_steps, loss),
+            num_passes=jnp.asarray(solver.passes(carry.state, carry.num_steps), loss_type),
+            trace=filled(carry.trace, carry.num_steps, loss),
         )
 
-    return Parts(begin, running, body, finish)
+    return Loop(init, cond, body, finalize)
 
 
-def one(fit: Parts, start: Params) -> Fit:
+def filled(trace: Array, num_steps: Array, loss: Array) -> Array:
+    """The trace with the last loss from the last step on."""
+    return jnp.where(jnp.arange(trace.shape[0], dtype=num_steps.dtype) < num_steps, trace, loss)
+
+
+def fit_one(loop: Loop, start: Params) -> Fit:
     """A fit from one start."""
-    return fit.finish(jax.lax.while_loop(fit.running, fit.body, fit.begin(start)))
+    return loop.finalize(jax.lax.while_loop(loop.cond, loop.body, loop.init(start)))
 
 
-def many(fit: Parts, starts: Params, lanes: int) -> Fit:
-    """Fits from all starts (R, ...), in their order, `lanes` of them side by side.
+def fit_many(loop: Loop, starts: Params, num_parallel: int) -> Fit:
+    """Fits from all starts (R, ...), in their order, `num_parallel` of them side by side.
 
-    A work queue in one `while_loop`: a lane whose fit has ended hands it over, and takes the next start. The number of
-    lanes is `lanes` also where there are fewer starts, so that a fit's bits do not depend on how many there are.
+    A work queue in one `while_loop`: a place whose fit has ended hands it over, and takes the next start. The number of
+    places is the same where there are fewer starts, so that a fit's bits do not depend on how many there are.
     """
     num_starts = jax.tree.leaves(starts)[0].shape[0]
-    if lanes == 1:
-        return jax.lax.map(lambda start: one(fit, start), starts)
-    begin, body, running = jax.vmap(fit.begin), jax.vmap(fit.body), jax.vmap(fit.running)
+    if num_parallel == 1:
+        return jax.lax.map(lambda start: fit_one(loop, start), starts)
+    init, body, cond = jax.vmap(loop.init), jax.vmap(loop.body), jax.vmap(loop.cond)
 
-    def fresh(index: Array) -> Carry:
+    def fresh(index: Array) -> LoopState:
         clipped = jnp.minimum(index, num_starts - 1)
-        return begin(jax.tree.map(lambda leaf: leaf[clipped], starts))
+        return init(jax.tree.map(lambda leaf: leaf[clipped], starts))
 
-    def step(queue: tuple[Array, Array, Carry, Carry]) -> tuple[Array, Array, Carry, Carry]:
+    def step(queue: tuple[Array, Array, LoopState, LoopState]) -> tuple[Array, Array, LoopState, LoopState]:
         index, following, carry, ended = queue
-        carry = _where(running(carry), body(carry), carry)
-        over = (index < num_starts) & ~running(carry)
+        carry = _where(cond(carry), body(carry), carry)
+        over = (index < num_starts) & ~cond(carry)
         return jax.lax.cond(jnp.any(over), hand_over, lambda _, *same: same, over, index, following, carry, ended)
 
     def hand_over(
-        over: Array, index: Array, following: Array, carry: Carry, ended: Carry
-    ) -> tuple[Array, Array, Carry, Carry]:
+        over: Array, index: Array, following: Array, carry: LoopState, ended: LoopState
+    ) -> tuple[Array, Array, LoopState, LoopState]:
         place = jnp.where(over, index, num_starts)
-        ended = jax.tree.map(lambda whole, lane: whole.at[place].set(lane, mode="drop"), ended, carry)
+        ended = jax.tree.map(lambda whole, one: whole.at[place].set(one, mode="drop"), ended, carry)
         waiting = jnp.minimum(following + jnp.cumsum(over, dtype=jnp.int32) - 1, num_starts)
         index = jnp.where(over, waiting, index)
         carry = _where(over, fresh(index), carry)
         return index, following + jnp.sum(over, dtype=jnp.int32), carry, ended
 
-    index = jnp.arange(lanes, dtype=jnp.int32)
+    index = jnp.arange(num_parallel, dtype=jnp.int32)
     carry = fresh(index)
     ended = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], num_starts, axis=0), carry)
-    queue = (index, jnp.int32(lanes), carry, ended)
+    queue = (index, jnp.int32(num_parallel), carry, ended)
     ended = jax.lax.while_loop(lambda queue: jnp.any(queue[0] < num_starts), step, queue)[3]
-    return map_batches(fit.finish, ended, lanes)
+    return map_batches(loop.finalize, ended, num_parallel)
 
 
-def _where(chosen: Array, new: Carry, old: Carry) -> Carry:
+def _where(chosen: Array, new: LoopState, old: LoopState) -> LoopState:
     def leaf(a: Array, b: Array) -> Array:
         return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 

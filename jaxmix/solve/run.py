@@ -1,15 +1,20 @@
-"""The one loop: any solver on any problem, from one start or from many."""
+"""Whole fits in one compiled program: any solver on any problem, from one start or from many."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, door, frame, memory
-from jaxmix.solve import loop
-from jaxmix.types import ArrayLike, Data, Fit, Params, Problem, Solver, Status, in_squared_units
-from jaxmix.types import check as check_settings
+from jaxmix import batches, memory, validation
+from jaxmix.data import Data
+from jaxmix.problem import Problem
+from jaxmix.pytree import is_choice
+from jaxmix.reduction import Blocks
+from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, num_components
+from jaxmix.solver import Fit, Objective, Solver, Status
+from jaxmix.typing import ArrayLike, Params
 
 
 def run(
@@ -18,6 +23,7 @@ def run(
     params: Params,
     data: Data | ArrayLike,
     *,
+    reduce: Blocks = Blocks(),
     max_steps: int = 300,
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 0.0,
@@ -35,6 +41,7 @@ def run(
       solver: a `Solver`, such as `solve.EM()`.
       params: the start. Its leaves are taken in the dtype of the data.
       data: `Data`, or an array of shape (N, D).
+      reduce: how sums over rows are taken, such as `Blocks(4096)` for 4096 rows at a time.
       max_steps: the most steps, static; 0 evaluates the start.
       rtol: relative tolerance on the loss, non-negative.
       atol: absolute tolerance on the loss per unit of weight, non-negative.
@@ -43,8 +50,8 @@ def run(
       A `Fit`. A fit whose loss stops being finite keeps the parameters of that moment and says `NONFINITE`.
 
     Raises:
-      ValueError: for bad data, a negative or NaN tolerance, a `max_steps` that is no non-negative integer, or
-        settings of the problem or the solver that cannot be meant.
+      ValueError: if the data, a tolerance, `max_steps`, or a setting of `problem`, `solver` or `reduce` is invalid, or
+        one of these three is of another type.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,11 +61,11 @@ def run(
       >>> fit.params.ravel().tolist(), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
-    params, data, atol, scale = framed(problem, _as_params(params, data), data, atol)
-    kinds = door.kinds(problem, solver)
-    fit = _run(problem, solver, params, data, rtol, atol, max_steps=max_steps, kinds=kinds)
-    return in_own_units(fit, scale)
+    data, scale = validation.as_data_and_unit(data)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, max_steps, rtol, atol)
+    start, weighted = as_params(params, data), is_weighted(data)
+    frame, rows = moved_rows(problem, num_components(start), data, scale, reduce, weighted=weighted)
+    return _run(problem, solver, start, data, rows, frame, reduce, rtol, atol, max_steps=max_steps)
 
 
 def run_many(
@@ -67,32 +74,34 @@ def run_many(
     starts: Params,
     data: Data | ArrayLike,
     *,
+    reduce: Blocks = Blocks(),
     max_steps: int = 300,
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 0.0,
-    lanes: int | None = None,
+    num_parallel: int | None = None,
 ) -> Fit:
     """`run` from many starts: every fit with its own status, none costing another anything but time.
 
-    Under `vmap` every lane would wait for the slowest fit. Here a lane whose fit has ended takes the next start, all in
-    one `while_loop`, so that the steps done are those that the fits needed.
+    Under `vmap` every fit would wait for the slowest. Here a place whose fit has ended takes the next start, all in one
+    `while_loop`, so that the steps done are those that the fits needed.
 
     Args:
       problem: as in `run`.
       solver: as in `run`, one for all starts.
       starts: parameters with a leading axis R on every leaf.
       data: as in `run`.
+      reduce: as in `run`.
       max_steps: as in `run`.
       rtol: as in `run`.
       atol: as in `run`.
-      lanes: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is. It
-        changes the results by rounding at most. For a given number, fit i has the same bits for every R.
+      num_parallel: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is.
+        It changes the results by rounding at most. For a given number, fit i has the same bits for every R.
 
     Returns:
       A `Fit` with a leading axis R on every leaf, in the order of the starts.
 
     Raises:
-      ValueError: as `run` does, if the leaves of `starts` disagree about R, or for `lanes` below 1.
+      ValueError: as `run` does, if the leaves of `starts` disagree about R, or for `num_parallel` below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,45 +111,18 @@ def run_many(
       >>> fits.loss.tolist()
       [1.0, 1.0]
     """
-    problem, solver, data, rtol, atol = check(problem, solver, data, max_steps, rtol, atol)
-    starts, data, atol, scale = framed(problem, _as_params(starts, data), data, atol)
-    fits = run_framed(problem, solver, starts, data, max_steps=max_steps, rtol=rtol, atol=atol, lanes=lanes)
-    return in_own_units(fits, scale)
-
-
-def run_framed(
-    problem: Problem,
-    solver: Solver,
-    starts: Params,
-    data: Data,
-    *,
-    max_steps: int,
-    rtol: Array,
-    atol: Array,
-    lanes: int | None = None,
-) -> Fit:
-    """`run_many` of what `check` and `framed` returned, in that unit."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(starts)]
+    data, scale = validation.as_data_and_unit(data)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, max_steps, rtol, atol)
+    starts = as_params(starts, data)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
-    if lanes is None:
-        lanes = batches.num_parallel()
-    lanes = door.check_int(lanes, "lanes", least=1)
-    kinds = door.kinds(problem, solver)
-    return _run_many(problem, solver, starts, data, rtol, atol, max_steps=max_steps, lanes=lanes, kinds=kinds)
-
-
-def in_own_units(fit: Fit, scale: Array | None) -> Fit:
-    """A K-means fit of rows times a scale, in the units of the rows themselves."""
-    loss, trace = frame.unscaled((fit.loss, fit.trace), scale, power=2)
-    return fit._replace(params=frame.unscaled(fit.params, scale), loss=loss, trace=trace)
-
-
-def framed(problem: Problem, params: Params, data: Data, atol: Array) -> tuple[Params, Data, Array, Array | None]:
-    """Parameters, rows and tolerance in a unit whose squares neither underflow nor overflow, and that scale."""
-    scale = frame.scale_of(data.x) if in_squared_units(problem) else None
-    atol = frame.scaled(frame.scaled(atol, scale), scale)
-    return frame.scaled(params, scale), frame.scaled_rows(data, scale), atol, scale
+    num_parallel = side_by_side(num_parallel)
+    first = jax.tree.leaves(starts)[0]
+    k = first.shape[1] if first.ndim > 1 else 1
+    frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
+    fixed = {"max_steps": max_steps, "num_parallel": num_parallel}
+    return _run(problem, solver, starts, data, rows, frame, reduce, rtol, atol, **fixed)
 
 
 def best(fits: Fit) -> Fit:
@@ -163,44 +145,131 @@ def best(fits: Fit) -> Fit:
     return _best(fits)
 
 
-@jax.jit
-def _best(fits: Fit) -> Fit:
-    alive = (fits.status != Status.NONFINITE) & jnp.isfinite(fits.loss)
-    winner = jnp.argmin(jnp.where(alive, fits.loss, jnp.inf))
-    return jax.tree.map(lambda leaf: leaf[winner], fits)
+def make_objective(
+    problem: Problem,
+    params: Params,
+    data: Data | ArrayLike,
+    *,
+    reduce: Blocks = Blocks(),
+) -> Objective:
+    """What `run` hands to a solver, here in the caller's units: rows are cut, and not moved.
+
+    Args:
+      problem: a `Problem`.
+      params: its parameters, for their shapes.
+      data: `Data`, or an array of shape (N, D).
+      reduce: as in `run`.
+
+    Returns:
+      An `Objective`.
+
+    Raises:
+      ValueError: as `run` does.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import kmeans, solve
+      >>> centers = jnp.zeros((1, 1))
+      >>> stats, loss = solve.make_objective(kmeans.KMeans(), centers, jnp.array([[1.0], [2.0]])).stats(centers)
+      >>> stats.counts.tolist(), loss.item()
+      ([2.0], 5.0)
+    """
+    data = validation.as_data(data)
+    problem, _, reduce, *_ = validated(problem, None, reduce, 0, 0.0, 0.0)
+    weights = data.weights if is_weighted(data) else None
+    rows = reduce.cut(data.x, weights, problem.footprint(num_components(params), data.x.shape[1]))
+    return Objective(problem.bind(rows, reduce), rows, jnp.sum(data.weights), reduce, data.x.shape[0])
 
 
-def check(
-    problem: Problem, solver: Solver, data: Data | ArrayLike, max_steps: int, rtol: ArrayLike, atol: ArrayLike
-) -> tuple[Problem, Solver, Data, Array, Array]:
-    """Validates the arguments of `run`, and returns them as JAX arrays that share no memory with NumPy's."""
-    for name, value, contract in (("problem", problem, Problem), ("solver", solver, Solver)):
+def objective(problem: Problem, params: Params, data: Data | ArrayLike, *, reduce: Blocks = Blocks()) -> Array:
+    """What `run` reports as `Fit.loss`: the problem's loss over the rows, plus its penalty, once.
+
+    Args:
+      problem: a `Problem`.
+      params: its parameters.
+      data: `Data`, or an array of shape (N, D).
+      reduce: as in `run`.
+
+    Returns:
+      Array of shape (); lower is better. Differentiable in `params`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmix import as_data, kmeans, solve
+      >>> solve.objective(kmeans.KMeans(), jnp.zeros((1, 1)), as_data([[1.0], [2.0]])).item()
+      5.0
+    """
+    return _value(make_objective(problem, params, data, reduce=reduce), params)
+
+
+def validated(
+    problem: Problem,
+    solver: Solver | None,
+    reduce: Blocks,
+    max_steps: int,
+    rtol: ArrayLike,
+    atol: ArrayLike,
+) -> tuple[Any, Any, Blocks, int, Array, Array]:
+    """The arguments of `run` as JAX arrays that share no memory with NumPy's; invalid ones are rejected."""
+    choices = [("problem", problem, Problem), ("reduce", reduce, Blocks)]
+    if solver is not None:
+        choices.append(("solver", solver, Solver))
+    for name, value, contract in choices:
         if isinstance(value, type) or not isinstance(value, contract):
-            raise ValueError(f"`{name}` lacks functions of the contract `{contract.__name__}`: got {value!r}.")
-    check_settings(problem)
-    check_settings(solver)
-    door.check_int(max_steps, "max_steps", least=0)
-    rtol, atol = door.check_nonnegative(rtol, "rtol"), door.check_nonnegative(atol, "atol")
-    return memory.without_numpy(problem), memory.without_numpy(solver), door.as_data(data), rtol, atol
+            raise ValueError(
+                f"`{name}` must be an instance of a class derived from `{contract.__name__}`: got {value!r}."
+            )
+        if not is_choice(value):
+            raise ValueError(
+                f"`{name}` is of the class {type(value).__name__}, which lacks the decorator `jaxmix.pytree.choice`: "
+                "write @choice above its definition."
+            )
+        value.validate()
+    rtol, atol = validation.check_nonnegative(rtol, "rtol"), validation.check_nonnegative(atol, "atol")
+    problem, solver = memory.without_numpy(problem), memory.without_numpy(solver)
+    return problem, solver, reduce, validation.check_int(max_steps, "max_steps", least=0), rtol, atol
 
 
-def _as_params(params: Params, data: Data) -> Params:
+def as_params(params: Params, data: Data) -> Params:
     """Floating leaves in the dtype of the data, Python and NumPy integers too; typed arrays keep other dtypes."""
 
     def leaf(value: ArrayLike) -> Array:
         if isinstance(value, Array) and not jnp.issubdtype(value.dtype, jnp.floating):
             return value
-        return door.as_floating(value, "params").astype(data.x.dtype)
+        return validation.as_floating(value, "params").astype(data.x.dtype)
 
     return jax.tree.map(leaf, params)
 
 
-@partial(jax.jit, static_argnames=("max_steps", "kinds"))
-def _run(problem, solver, params, data, rtol, atol, *, max_steps, kinds):
-    return loop.one(loop.parts(problem, solver, params, data, rtol, atol, max_steps), params)
+def is_weighted(data: Data) -> bool:
+    """Whether any weight may not be one."""
+    return not validation.is_concrete(data.weights) or not bool((memory.on_host(data.weights) == 1).all())
 
 
-@partial(jax.jit, static_argnames=("max_steps", "lanes", "kinds"))
-def _run_many(problem, solver, starts, data, rtol, atol, *, max_steps, lanes, kinds):
-    first = jax.tree.map(lambda leaf: leaf[0], starts)
-    return loop.many(loop.parts(problem, solver, first, data, rtol, atol, max_steps), starts, lanes)
+def side_by_side(num_parallel: int | None) -> int:
+    """How many fits are computed side by side."""
+    if num_parallel is None:
+        num_parallel = batches.num_parallel()
+    return validation.check_int(num_parallel, "num_parallel", least=1)
+
+
+@partial(jax.jit, static_argnames=("max_steps", "num_parallel"))
+def _run(problem, solver, starts, data, rows, frame, reduce, rtol, atol, *, max_steps, num_parallel=None):
+    like = starts if num_parallel is None else jax.tree.map(lambda leaf: leaf[0], starts)
+    setting = framed(problem, num_components(like), data, rows, frame, reduce)
+    return as_caller(setting, fit_in_frame(setting, solver, starts, rtol, atol, max_steps, num_parallel))
+
+
+@jax.jit
+def _value(objective: Objective, params: Params) -> Array:
+    return objective.value(params)
+
+
+def lowest(fits: Fit) -> Fit:
+    """`best`, within a compiled program."""
+    alive = (fits.status != Status.NONFINITE) & jnp.isfinite(fits.loss)
+    winner = jnp.argmin(jnp.where(alive, fits.loss, jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[winner], fits)
+
+
+_best = jax.jit(lowest)

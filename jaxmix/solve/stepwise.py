@@ -1,6 +1,5 @@
 """Stepwise EM: running statistics, an M-step after every mini-batch."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import door
-from jaxmix.solve import minibatch
-from jaxmix.types import Data, Params, Problem, Progress, Stats, Status, penalty, recentre
+from jaxmix import validation
+from jaxmix.pytree import choice, static
+from jaxmix.solver import Objective, Progress, Solver, Status
+from jaxmix.typing import Params, Stats
 
 
 class StepwiseState(NamedTuple):
@@ -33,9 +33,8 @@ class StepwiseState(NamedTuple):
     key: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Stepwise:
+@choice
+class Stepwise(Solver):
     r"""Stepwise (online) EM; on `kmeans.KMeans` it is mini-batch K-means.
 
     $$s \leftarrow (1 - \gamma_t)\, s + \gamma_t\, \hat s_t(\theta_t), \qquad \theta_{t+1} = M(s),
@@ -51,6 +50,9 @@ class Stepwise:
     sign of an optimum by itself: the fit has converged when the loss changed by less than the tolerance over each of
     `patience` epochs in a row; at tolerance 0 it ends when the steps do.
 
+    Statistics of different batches are taken at different parameters. They are blended about the current ones, so the
+    problem must define `recenter`.
+
     Attributes:
       batch_size: rows a mini-batch, static.
       key: the PRNG key of the order of the rows; all starts of `run_many` see the same order.
@@ -58,7 +60,8 @@ class Stepwise:
       patience: epochs, static.
 
     Raises:
-      ValueError: when it runs, for a `batch_size` or `patience` below 1, a negative `decay`, or a key that is none.
+      ValueError: when it runs, for a `batch_size` or `patience` below 1, a negative `decay`, a key that is not a typed
+        PRNG key, or a problem that does not define `recenter`.
 
     References:
       Cappé and Moulines (2009), equations 10 and 11; Liang and Klein (2009), section 3, for the rates.
@@ -72,42 +75,44 @@ class Stepwise:
       1.0
     """
 
-    batch_size: int = dataclasses.field(metadata={"static": True})
+    batch_size: int = static()
     key: Array
     decay: ArrayLike = 0.7
-    patience: int = dataclasses.field(default=3, metadata={"static": True})
+    patience: int = static(default=3)
 
-    def check(self) -> None:
-        """Refuses rates that grow."""
-        door.check_least(self.decay, "decay", 0)
+    def validate(self) -> None:
+        """Rejects counts that are not positive, rates that grow, and what is not a key."""
+        validation.check_int(self.batch_size, "batch_size", least=1)
+        validation.check_int(self.patience, "patience", least=1)
+        validation.check_key(self.key)
+        validation.check_least(self.decay, "decay", 0)
 
-    def init(self, problem: Problem, params: Params, data: Data) -> StepwiseState:
+    def init(self, objective: Objective, params: Params) -> StepwiseState:
         """The start; its statistics are taken in the first step."""
-        minibatch.check(self.batch_size, self.key, self.patience)
-        stats = jax.eval_shape(problem.e_step, params, data)
+        stats, loss = jax.eval_shape(Objective.stats, objective, params)
+        _check_recenter(objective, stats, params)
         return StepwiseState(
             params=params,
             stats=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stats),
             num_batches=jnp.array(0, jnp.int32),
-            last_losses=jnp.full(self.patience + 1, jnp.inf, stats.loss.dtype),
-            passes=jnp.zeros((), data.x.dtype),
+            last_losses=jnp.full(self.patience + 1, jnp.inf, loss.dtype),
+            passes=jnp.zeros((), objective.dtype),
             key=self.key,
         )
 
-    def step(self, problem: Problem, state: StepwiseState, data: Data) -> tuple[StepwiseState, Array]:
+    def step(self, objective: Objective, state: StepwiseState) -> tuple[StepwiseState, Array]:
         """One epoch."""
         order_key, next_key = jax.random.split(state.key)
-        batches = minibatch.epoch(order_key, data.x.shape[0], self.batch_size)
-        exact = problem.e_step(state.params, data)
-        loss = exact.loss + penalty(problem, state.params)
+        batches = objective.epoch(order_key, self.batch_size)
+        exact, loss = objective.stats(state.params)
         running = jax.tree.map(lambda a, b: jnp.where(state.num_batches == 0, a, b), exact, state.stats)
 
-        def body(carry: tuple[Params, Stats, Array], rows: Array) -> tuple[tuple[Params, Stats, Array], None]:
+        def body(carry: tuple[Params, Stats, Array], indices: Array) -> tuple[tuple[Params, Stats, Array], None]:
             params, stats, num_batches = carry
-            rate = (num_batches + 2).astype(data.x.dtype) ** -jnp.asarray(self.decay, data.x.dtype)
-            seen = blend(stats, problem.e_step(params, minibatch.take(data, rows)), rate)
-            moved = problem.m_step(seen, params)
-            return (moved, recentre(problem, seen, params, moved), num_batches + 1), None
+            rate = (num_batches + 2).astype(objective.dtype) ** -jnp.asarray(self.decay, objective.dtype)
+            seen = blend(stats, objective.take(indices).stats(params)[0], rate)
+            moved = objective.m_step(seen, params)
+            return (moved, objective.recenter(seen, params, moved), num_batches + 1), None
 
         (params, stats, num_batches), _ = jax.lax.scan(body, (state.params, running, state.num_batches), batches)
         after = StepwiseState(
@@ -115,12 +120,12 @@ class Stepwise:
             stats=stats,
             num_batches=num_batches,
             last_losses=jnp.concatenate([loss[None], state.last_losses[:-1]]),
-            passes=state.passes + batches.size / data.x.shape[0] + 1,
+            passes=state.passes + batches.size / objective.num_rows + 1,
             key=next_key,
         )
         return after, loss
 
-    def params(self, problem: Problem, state: StepwiseState) -> Params:
+    def params(self, objective: Objective, state: StepwiseState) -> Params:
         """The parameters, which the state holds as they are."""
         return state.params
 
@@ -131,7 +136,7 @@ class Stepwise:
         quiet = known & (jnp.abs(after - jnp.where(known, before, 0)) < progress.tolerance)
         return jnp.where(jnp.all(quiet), Status.CONVERGED, Status.RUNNING)
 
-    def num_passes(self, state: StepwiseState, num_steps: Array) -> Array:
+    def passes(self, state: StepwiseState, num_steps: Array) -> Array:
         """One for each epoch's batches, and one for its exact loss."""
         return state.passes
 
@@ -143,3 +148,15 @@ def blend(old: Stats, new: Stats, rate: Array) -> Stats:
         return b if hasattr(b, "merge") else ((1 - rate) * a + rate * b).astype(a.dtype)
 
     return jax.tree.map(both, old, new, is_leaf=lambda node: hasattr(node, "merge"))
+
+
+def _check_recenter(objective: Objective, stats: Stats, params: Params) -> None:
+    """Rejects a problem, or one with a part, that does not say what its statistics are about."""
+    try:
+        jax.eval_shape(Objective.recenter, objective, stats, params, params)
+    except NotImplementedError as error:
+        raise ValueError(
+            "`Stepwise` blends statistics that were taken at different parameters, and "
+            f"{type(objective.problem).__name__} cannot move them to the current ones: {error} Where statistics do not "
+            "depend on a reference point, `recenter` returns `stats` as they are."
+        ) from error

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark, peers, races, targets
-from experiments.child import LostError, answer
+from experiments.processes import LostError, answer
 from experiments.timing import race
 from experiments.workloads import Case, Judge, centers, distances, mixture_pass, mixture_start, nearest, rows
 
@@ -33,7 +33,7 @@ def test_every_job_has_rows_and_no_row_is_void(smoke):
 
 def test_ratios_to_peers_are_positive_and_finite(smoke):
     raced = [row for row in smoke[1] if row["job"] in ("kmeans", "gmm", "restarts", "scaling")]
-    assert {row["peer"] for row in raced} >= {"scikit-learn", "jaxmix, lanes = 3"}
+    assert {row["peer"] for row in raced} >= {"scikit-learn", "jaxmix, num_parallel = 3"}
     for row in raced:
         for name in ("ratio min", "ratio median", "jaxmix median", "peer median"):
             assert 0 < row[name] < math.inf, row

@@ -1,5 +1,7 @@
 """A mixture per class: weight zero is a row that is not there, Bayes' rule is scipy's, samples have its moments."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from whole import assert_whole
 
 from experiments import digits
 from jaxmix import gmm
+from jaxmix.mixture import Mixture, Normal
 
 
 def three_classes(num_features=3):
@@ -28,22 +31,22 @@ KEY = jax.random.key(0)
 
 
 def test_rows_of_other_classes_are_not_there():
-    problem = gmm.GaussianMixture(regularization=1e-2)
+    options: Any = {"regularization": 1e-2, "max_steps": 20, "atol": 0.0}
     starts = np.stack([X[c == Y][:2] for c in range(3)])
 
     def one(mask, centers):
-        return gmm.fit(KEY, X, 2, problem=problem, weights=mask, init=centers, max_steps=20, atol=0.0)
+        return gmm.fit(KEY, X, 2, weights=mask, init=centers, **options)
 
     fits = jax.vmap(one)(MASKS, starts)
     for c in range(3):
-        alone = gmm.fit(KEY, X[c == Y], 2, problem=problem, init=starts[c], max_steps=20, atol=0.0)
+        alone = gmm.fit(KEY, X[c == Y], 2, init=starts[c], **options)
         np.testing.assert_allclose(fits.loss[c], alone.loss, rtol=1e-10)
         np.testing.assert_allclose(fits.params.means[c], alone.params.means, rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(fits.params.log_weights[c], alone.params.log_weights, rtol=1e-8)
 
 
 def test_a_class_of_one_gaussian_has_its_own_mean_and_covariance():
-    fits = digits.class_fits(KEY, X, MASKS, 0.5, k=1, family=gmm.Full)
+    fits = digits.class_fits(KEY, X, MASKS, 0.5, k=1, covariance=gmm.Full)
     for c in range(3):
         own = jax.tree.map(lambda leaf, c=c: leaf[c], fits.params)
         np.testing.assert_allclose(own.means[0], X[c == Y].mean(axis=0), rtol=1e-10)
@@ -56,8 +59,8 @@ def made_params():
     covariances = factors @ factors.swapaxes(-1, -2) + np.eye(3)
     weights = generator.dirichlet((2, 2), size=3)
     means = 2 * generator.normal(size=(3, 2, 3))
-    family = gmm.Full(jnp.linalg.cholesky(covariances))
-    return gmm.GMM(jnp.log(weights), jnp.asarray(means), family), weights, means, covariances
+    components = Normal(jnp.asarray(means), gmm.Full(jnp.linalg.cholesky(covariances)))
+    return Mixture(jnp.log(weights), components), weights, means, covariances
 
 
 def test_classes_are_those_of_bayes_rule():

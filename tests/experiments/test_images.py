@@ -33,7 +33,7 @@ def test_a_tenth_of_the_error_is_ten_decibels():
 
 def test_code_books_keep_to_rate_and_distortion(tmp_path):
     rows = compression.main(compression.Options(smoke=True, output=tmp_path))
-    assert_whole(tmp_path, "colours", "patches", "rates")
+    assert_whole(tmp_path, "colors", "patches", "rates")
     for kind in compression.SIZES:
         own = [row for row in rows if row["code"] == kind]
         assert all(a["PSNR, dB"] < b["PSNR, dB"] for a, b in itertools.pairwise(own))
@@ -63,10 +63,10 @@ def test_parts_with_position_hang_together(tmp_path):
     assert_whole(tmp_path, "parts")
     cells = {(row["image"], row["model"], row["position"]): row for row in rows}
     for (image, model, position), row in cells.items():
-        assert 0 < row["colour explained"] < 1
+        assert 0 < row["color explained"] < 1
         if position:
             assert row["pieces"] < cells[image, model, 0]["pieces"]
-            assert row["neighbours cut"] < cells[image, model, 0]["neighbours cut"]
-    # Of all label maps by colour alone, that of K-means explains the most of the colours.
+            assert row["neighbors cut"] < cells[image, model, 0]["neighbors cut"]
+    # Of all label maps by color alone, that of K-means explains the most of the colors.
     for image in {row["image"] for row in rows}:
-        assert cells[image, "K-means", 0]["colour explained"] >= cells[image, "mixture", 0]["colour explained"]
+        assert cells[image, "K-means", 0]["color explained"] >= cells[image, "mixture", 0]["color explained"]

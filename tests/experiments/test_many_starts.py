@@ -52,7 +52,7 @@ def ran(problem, centers, max_steps=500):
 
 def test_the_hard_limit_is_kmeans():
     found = ran(hard_to_soft.HARD_LIMIT, X[:5]).params.means
-    expected = kmeans.fit(jax.random.key(0), X, 5, init=X[:5], problem=kmeans.KMeans(empty="keep")).params
+    expected = kmeans.fit(jax.random.key(0), X, 5, init=X[:5], empty="keep").params
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -117,5 +117,5 @@ def test_a_sweep_counts_every_fit_and_no_failure_wins(tmp_path):
     failed = {row["regularization"]: row["NONFINITE"] for row in rows if row["K"] == max(r["K"] for r in rows)}
     assert failed[0.0] > 0 == failed[1e-2]
     assert all(row["status of the best"] != "NONFINITE" for row in rows)
-    # A loop of single fits gives what the one call does: failures cost their neighbours nothing.
+    # A loop of single fits gives what the one call does: failures cost their neighbors nothing.
     assert "100.0% of the fits that end in both end alike" in (tmp_path / "report.md").read_text()

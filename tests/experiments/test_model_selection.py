@@ -2,7 +2,6 @@
 
 import csv
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,7 +29,7 @@ def test_a_row_for_each_family_and_k_reaches_the_file(smoke):
 def test_one_component_is_the_closed_form(smoke):
     x = mixture("faithful", 0).x.astype(float)
     covariance = np.cov(x.T, bias=True) + 1e-3 * np.eye(2)
-    params = gmm.GMM(jnp.zeros(1), jnp.asarray(x.mean(axis=0)[None]), gmm.Full(jnp.linalg.cholesky(covariance[None])))
+    params = gmm.mixture([1.0], x.mean(axis=0)[None], covariance[None])
     for row in smoke[1]:
         if row["K"] == 1:
             np.testing.assert_allclose(row["bic"], metrics.bic(params, x), rtol=1e-5)
@@ -38,7 +37,7 @@ def test_one_component_is_the_closed_form(smoke):
             np.testing.assert_allclose(row["bic"] - row["aic"], 5 * (np.log(272) - 2), rtol=1e-3)
 
 
-def test_data_in_minutes_and_standardised_have_one_order(smoke):
-    # Standardising moves every log-likelihood by the same constant: the order of BIC within a family stays.
+def test_data_in_minutes_and_standardized_have_one_order(smoke):
+    # Standardizing moves every log-likelihood by the same constant: the order of BIC within a family stays.
     bic = {row["K"]: row["bic"] for row in smoke[1] if row["family"] == "Tied"}
     assert bic[3] < bic[2] < bic[1]

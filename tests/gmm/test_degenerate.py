@@ -4,14 +4,15 @@
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmix import Fit, Status, as_data, gmm, kmeans
+from jaxmix import Fit, Status, gmm, kmeans
+from tests.mixtures import make, replace
 from tests.pages import DOCS, markdown, rewritten
 
 N, D, K = 24, 4, 2
@@ -95,25 +96,25 @@ def fits(x, weights, start, *, column: str, k: int) -> Fit:
     key = jax.random.key(0)
     options = {"weights": weights, "restarts": 2, "max_steps": 30}
     if column == "kmeans":
-        return kmeans.fit_all(key, x, k, **options, **({} if start is None else {"init": start.means}))
+        return kmeans.fit_restarts(key, x, k, **options, **({} if start is None else {"init": start.means}))
     family = gmm.Diagonal if column == "diagonal" else gmm.Full
     if column in REGULARIZATIONS:
-        problem = gmm.GaussianMixture(regularization=REGULARIZATIONS[column])
+        settings: dict[str, Any] = {"regularization": REGULARIZATIONS[column]}
     else:
-        problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(as_data(x, weights), k, family=family))
+        settings = {"prior": gmm.fraley_raftery(x, k, covariance=family, weights=weights)}
     if start is not None and family is gmm.Diagonal:
-        start = start._replace(covariance=gmm.Diagonal(jnp.diagonal(start.covariance.scale_tril, axis1=-2, axis2=-1)))
-    return gmm.fit_all(
-        key, x, k, family=family, problem=problem, **options, **({} if start is None else {"init": start})
-    )
+        start = replace(start, covariance=gmm.Diagonal(jnp.diagonal(start.covariance.scale_tril, axis1=-2, axis2=-1)))
+    if start is not None:
+        settings["init"] = start
+    return gmm.fit_restarts(key, x, k, covariance=family, **settings, **options)
 
 
 hidden_fits = partial(jax.jit, static_argnames=("column", "k"))(fits)
 
 
-def mixture(weights: list[float], places: list[float], widths: list[float]) -> gmm.GMM:
+def mixture(weights: list[float], places: list[float], widths: list[float]) -> gmm.Mixture:
     """A start of round components, twice."""
-    one = gmm.GMM(
+    one = make(
         jnp.log(jnp.array(weights)),
         jnp.tile(jnp.array(places)[:, None], (1, D)),
         gmm.Full(jnp.array(widths)[:, None, None] * jnp.eye(D)[None]),

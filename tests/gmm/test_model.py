@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EXACT, blobs
+from mixtures import exact, loss, make, replace
 from scipy import stats
 
 from jaxmix import as_data, gmm
@@ -35,7 +36,7 @@ def test_log_prob_and_responsibilities_are_those_of_the_mixture():
 
 
 def test_density_integrates_to_one():
-    line = gmm.GMM(jnp.log(jnp.array([0.3, 0.7])), jnp.array([[-1.0], [2.0]]), gmm.Spherical(jnp.array([0.5, 1.5])))
+    line = make(jnp.log(jnp.array([0.3, 0.7])), jnp.array([[-1.0], [2.0]]), gmm.Spherical(jnp.array([0.5, 1.5])))
     grid = np.linspace(-15, 15, 20_001)
     np.testing.assert_allclose(np.trapezoid(np.exp(gmm.log_prob(line, grid[:, None])), grid), 1, rtol=1e-10)
 
@@ -90,8 +91,8 @@ def test_the_bound_has_a_finite_slope_where_a_component_is_off():
 @pytest.mark.parametrize("family", [gmm.Full, gmm.TiedDiagonal])
 def test_fishers_identity(family):
     # The gradient of log L at theta is that of Q(. | theta) at theta (Dempster, Laird and Rubin 1977, eq. 2.13).
-    shifted = gmm.start.from_labels(np.arange(30) % 2, X, 2, family=family, problem=EXACT)
-    shifted = shifted._replace(means=shifted.means + 0.3)
+    shifted = gmm.start.from_labels(np.arange(30) % 2, X, 2, problem=exact(family))
+    shifted = replace(shifted, means=shifted.means + 0.3)
     posterior = gmm.responsibilities(shifted, X)
     free = EXACT.unconstrain(shifted)
     of_likelihood = jax.grad(lambda f: gmm.log_likelihood(EXACT.constrain(f), X))(free)
@@ -103,17 +104,17 @@ FAMILIES = [gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, g
 
 
 @pytest.mark.parametrize(
-    ("family", "posterior"),
+    ("family", "assignment"),
     [*((family, gmm.Soft()) for family in FAMILIES), (gmm.Full, gmm.Hard()), (gmm.Full, gmm.Tempered(0.3))],
     ids=str,
 )
-def test_loss_has_the_gradient_of_finite_differences(family, posterior):
+def test_loss_has_the_gradient_of_finite_differences(family, assignment):
     from jax.test_util import check_grads
 
-    problem = gmm.GaussianMixture(regularization=0.0, posterior=posterior)
-    params = gmm.start.from_labels(np.arange(30) % 2, X, 2, family=family, problem=EXACT)
-    free = problem.unconstrain(params._replace(means=params.means + 0.3))
-    check_grads(lambda f: problem.loss(problem.constrain(f), DATA), (free,), order=1, modes=["rev"], rtol=1e-5)
+    problem = exact(family, assignment=assignment)
+    params = gmm.start.from_labels(np.arange(30) % 2, X, 2, problem=exact(family))
+    free = problem.unconstrain(replace(params, means=params.means + 0.3))
+    check_grads(lambda f: loss(problem, problem.constrain(f), DATA), (free,), order=1, modes=["rev"], rtol=1e-5)
 
 
 def test_covariances_and_weights_lead_with_the_axes_of_restarts():
@@ -146,7 +147,7 @@ def test_joint_is_marginal_times_conditional():
 @pytest.mark.parametrize("family", [gmm.Full, gmm.Tied, gmm.Spherical])
 def test_only_components_that_are_on_have_free_parameters(family):
     num_features = 3
-    whole = gmm.GMM(jnp.log(jnp.full(4, 0.25)), jnp.zeros((4, num_features)), family.unit(4, num_features, float))
+    whole = make(jnp.log(jnp.full(4, 0.25)), jnp.zeros((4, num_features)), family.identity(4, num_features, float))
     off = whole._replace(log_weights=jnp.log(jnp.array([0.5, 0.0, 0.5, 0.0])))
     # Two weights that sum to 1, two means, and the family's own of two.
     expected = 1 + 2 * num_features + family.num_free_parameters(2, num_features)

@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EXACT, SOLVERS
-from door_cases import FAMILIES
+from cases import SOLVERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from mixtures import FAMILIES, exact, replace
 from oracles import mixture_loss
 from strategies import NUM_FEATURES, NUM_ROWS, TURNS, counts, degenerate, generic, rotation
 
-from jaxmix import Status, as_data, gmm, rows, solve
+from jaxmix import Blocks, Status, as_data, gmm, solve
 
 K = 3
 STEPS = 12
-labellings = hnp.arrays(np.int64, NUM_ROWS, elements=st.integers(0, K - 1))
+labelings = hnp.arrays(np.int64, NUM_ROWS, elements=st.integers(0, K - 1))
 positive = hnp.arrays(np.int64, NUM_ROWS, elements=st.integers(1, 3))
 ALL = [pytest.param(name, marks=[] if name == "Full" else pytest.mark.slow) for name in FAMILIES]
 # Every family by EM, and every solver by one family.
@@ -29,15 +29,17 @@ PAIRS = [pytest.param(*pair, marks=[] if pair in ORDINARY else pytest.mark.slow)
 
 
 @functools.cache
-def program(family, solver="em", problem=EXACT):
+def program(family, solver="em", reduce=Blocks()):
     """A start from labels, as wide as the data, and some steps: the start, the fit, and nothing else to compile."""
 
     def fit(labels, data):
-        centred = data.x - data.origin[None]
-        variance = jnp.sum(data.weights[:, None] * jnp.square(centred)) / jnp.sum(data.weights)
-        broad = gmm.GaussianMixture(regularization=jnp.where(variance > 0, variance, 1.0))
-        start = gmm.start.from_labels(labels, data, K, family=FAMILIES[family], problem=broad)
-        return start, solve.run(problem, SOLVERS[solver].solver, start, data, max_steps=STEPS)
+        mean = data.weights @ data.x / jnp.sum(data.weights)
+        centered = data.x - mean[None]
+        variance = jnp.sum(data.weights[:, None] * jnp.square(centered)) / jnp.sum(data.weights)
+        broad = gmm.GaussianMixture(FAMILIES[family], regularization=jnp.where(variance > 0, variance, 1.0))
+        start = gmm.start.from_labels(labels, data, K, problem=broad)
+        problem = exact(FAMILIES[family])
+        return start, solve.run(problem, SOLVERS[solver].solver, start, data, max_steps=STEPS, reduce=reduce)
 
     return jax.jit(fit)
 
@@ -51,7 +53,7 @@ def well_apart_from_singular(fit):
 
 
 @pytest.mark.parametrize(("family", "solver"), PAIRS)
-@given(x=degenerate, weights=counts, labels=labellings)
+@given(x=degenerate, weights=counts, labels=labelings)
 def test_a_fit_is_finite_or_says_why_its_loss_is_that_of_its_parameters_and_never_rises(
     family, solver, x, weights, labels
 ):
@@ -122,7 +124,7 @@ CHANGES = [by_rows, by_components, by_features, by_translation, by_scale, by_rot
 
 
 @pytest.mark.parametrize("family", ALL)
-@given(x=generic, weights=positive, labels=labellings, change=st.sampled_from(CHANGES), data=st.data())
+@given(x=generic, weights=positive, labels=labelings, change=st.sampled_from(CHANGES), data=st.data())
 def test_a_change_of_the_data_that_means_nothing_changes_nothing_else(family, x, weights, labels, change, data):
     x, labels = np.vstack([x[:-1], x[:1]]), np.append(labels[:-1], labels[0])
     _, fit = program(family)(labels, as_data(x, weights))
@@ -137,24 +139,28 @@ def test_a_change_of_the_data_that_means_nothing_changes_nothing_else(family, x,
 
 
 @functools.cache
-def together(family, lanes):
-    return jax.jit(lambda starts, data: solve.run_many(EXACT, solve.EM(), starts, data, max_steps=STEPS, lanes=lanes))
+def together(family, num_parallel):
+    return jax.jit(
+        lambda starts, data: solve.run_many(
+            exact(FAMILIES[family]), solve.EM(), starts, data, max_steps=STEPS, num_parallel=num_parallel
+        )
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize("num_parallel", [1, 2, 3])
 @pytest.mark.parametrize("family", ["Full", "TiedDiagonal"])
-@given(x=generic, weights=positive, labels=labellings, place=st.integers(0, 2))
-def test_a_fit_is_the_same_alone_and_beside_others_good_or_bad(family, lanes, x, weights, labels, place):
+@given(x=generic, weights=positive, labels=labelings, place=st.integers(0, 2))
+def test_a_fit_is_the_same_alone_and_beside_others_good_or_bad(family, num_parallel, x, weights, labels, place):
     data = as_data(x, weights)
     start, alone = program(family)(labels, data)
     assume(well_apart_from_singular(alone))
-    bad = start._replace(means=start.means * np.nan)
-    other = start._replace(means=start.means + 1.0)
+    bad = replace(start, means=start.means * np.nan)
+    other = replace(start, means=start.means + 1.0)
     starts = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *[start if i == place else (bad, other, bad)[i] for i in range(3)]
     )
-    beside = jax.tree.map(lambda leaf: leaf[place], together(family, lanes)(starts, data))
+    beside = jax.tree.map(lambda leaf: leaf[place], together(family, num_parallel)(starts, data))
     assert beside.status in (Status.CONVERGED, Status.MAX_STEPS)
     np.testing.assert_allclose(beside.params.means, alone.params.means, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(beside.loss, alone.loss, rtol=1e-9, atol=1e-9)
@@ -162,12 +168,12 @@ def test_a_fit_is_the_same_alone_and_beside_others_good_or_bad(family, lanes, x,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@given(x=generic, weights=counts, labels=labellings)
-def test_chunks_equal_the_whole(family, x, weights, labels):
+@given(x=generic, weights=counts, labels=labelings)
+def test_blocks_equal_the_whole(family, x, weights, labels):
     data = as_data(x, weights)
     _, whole = program(family)(labels, data)
     assume(well_apart_from_singular(whole))
-    _, chunked = program(family, "em", rows.Chunked(EXACT, 7))(labels, data)
-    assert chunked.status in (Status.CONVERGED, Status.MAX_STEPS)
-    np.testing.assert_allclose(chunked.params.means, whole.params.means, rtol=1e-7, atol=1e-7)
-    np.testing.assert_allclose(chunked.loss, whole.loss, rtol=1e-9, atol=1e-9)
+    _, blocked = program(family, "em", Blocks(7))(labels, data)
+    assert blocked.status in (Status.CONVERGED, Status.MAX_STEPS)
+    np.testing.assert_allclose(blocked.params.means, whole.params.means, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(blocked.loss, whole.loss, rtol=1e-9, atol=1e-9)

@@ -1,13 +1,16 @@
-"""The sums behind a step of EM against their definitions, in both orders, and in chunks."""
+"""The sums behind a step of EM against their definitions, in both orders, and in blocks."""
+
+from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EXACT, blobs
+from cases import blobs
+from mixtures import exact
 
-from jaxmix import as_data, gmm, solve
+from jaxmix import Blocks, as_data, gmm, solve
 from jaxmix.kernels import mixture
 
 K, D, N = 3, 5, 150  # no multiple of the lanes
@@ -17,24 +20,24 @@ MEANS = jnp.asarray(RNG.normal(size=(K, D)))
 SHARES = jnp.asarray(RNG.dirichlet(np.ones(K), size=N).T * RNG.integers(0, 3, size=N))
 INVERSE_SCALE = jnp.asarray(RNG.uniform(0.5, 2.0, size=(K, D)))
 INVERSE = jnp.asarray(np.linalg.inv(np.tril(RNG.normal(size=(K, D, D)), -1) + 2 * np.eye(D)))
-CENTRED = np.asarray(X)[None] - np.asarray(MEANS)[:, None]  # (K, N, D)
-FIRST = np.einsum("kn,knd->kd", SHARES, CENTRED)
-SCATTER = np.einsum("kn,kni,knj->kij", SHARES, CENTRED, CENTRED)
-WHITE = np.einsum("kij,knj->kni", INVERSE, CENTRED)
+CENTERED = np.asarray(X)[None] - np.asarray(MEANS)[:, None]  # (K, N, D)
+FIRST = np.einsum("kn,knd->kd", SHARES, CENTERED)
+SCATTER = np.einsum("kn,kni,knj->kij", SHARES, CENTERED, CENTERED)
+WHITE = np.einsum("kij,knj->kni", INVERSE, CENTERED)
 
 SUMS = {
     "squares": (
         lambda: mixture.squares(MEANS, INVERSE_SCALE, X),
-        np.einsum("knd,kd->kn", CENTRED**2, INVERSE_SCALE**2),
+        np.einsum("knd,kd->kn", CENTERED**2, INVERSE_SCALE**2),
     ),
     "shared scale": (
         lambda: mixture.squares(MEANS, INVERSE_SCALE[:1], X),
-        np.einsum("knd,d->kn", CENTRED**2, INVERSE_SCALE[0] ** 2),
+        np.einsum("knd,d->kn", CENTERED**2, INVERSE_SCALE[0] ** 2),
     ),
     "whitened": (lambda: mixture.whitened_squares(MEANS, INVERSE, X), (WHITE**2).sum(2)),
     "tied whitened": (
         lambda: mixture.tied_whitened_squares(MEANS, INVERSE[0], X),
-        (np.einsum("ij,knj->kni", INVERSE[0], CENTRED) ** 2).sum(2),
+        (np.einsum("ij,knj->kni", INVERSE[0], CENTERED) ** 2).sum(2),
     ),
     "moments": (lambda: mixture.moments(SHARES, MEANS, X), (FIRST, SCATTER)),
     "moments of few features": (
@@ -87,26 +90,20 @@ def test_pooled_sums_lose_nothing_where_means_lie_far_apart(name):
         pytest.param(gmm.TiedSpherical, marks=pytest.mark.slow),
     ],
 )
-def test_chunks_change_nothing(family, monkeypatch):
+def test_blocks_change_nothing(family):
     data = as_data(X, np.arange(N) % 3)
-    start = gmm.start.from_labels(np.arange(N) % K, data, K, family=family, problem=EXACT)
-    value_and_grad = jax.jit(jax.value_and_grad(EXACT.loss))
-    whole, (_, gradient) = gmm.e_step(start, data), value_and_grad(start, data)
-    monkeypatch.setattr(mixture, "chunk_rows", lambda num_rows, k, num_features: 44)
-    # A row more, without weight: another shape, and so another program, which is traced with these chunks.
-    more = data._replace(x=jnp.pad(data.x, ((0, 1), (0, 0))), weights=jnp.pad(data.weights, (0, 1)))
-    chunked, (loss, again) = gmm.e_step(start, more), value_and_grad(start, more)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11), chunked, whole)
-    np.testing.assert_allclose(loss, whole.loss, rtol=1e-13)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), again, gradient)
+    problem = exact(family)
+    start = gmm.start.from_labels(np.arange(N) % K, data, K, problem=problem)
 
+    @partial(jax.jit, static_argnames="size")
+    def both(start, size):
+        objective = solve.make_objective(problem, start, data, reduce=Blocks(size))
+        anchor = objective.unconstrain(start)
+        return objective.stats(start)[0], objective.value_and_grad(objective.free(anchor), anchor)
 
-@pytest.mark.parametrize("k", [1, 16, 100_000])
-def test_chunks_are_alike_and_cover_all_rows(k):
-    for num_rows in (1, 1000, 10**6 + 1):
-        size = mixture.chunk_rows(num_rows, k, D)
-        assert 1 <= size <= max(num_rows, 1)
-        assert -(-num_rows // size) * size - num_rows < -(-num_rows // size)
+    whole, blocked = both(start, None), both(start, 44)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), blocked, whole)
+    np.testing.assert_allclose(blocked[1][0], whole[0].loss, rtol=1e-13)
 
 
 @pytest.mark.parametrize("family", [gmm.Full, gmm.Tied])
@@ -114,8 +111,8 @@ def test_chunks_are_alike_and_cover_all_rows(k):
 def test_a_step_of_em_waits_for_no_thread_of_its_own_program(family, is_map):
     # Batched LAPACK calls of jaxlib dead-lock where two of them run at once on two cores: see `linalg.cholesky`.
     data = as_data(X)
-    problem = gmm.GaussianMixture(prior=gmm.fraley_raftery(data, K, family=family)) if is_map else EXACT
-    start = gmm.start.from_labels(np.arange(N) % K, data, K, family=family, problem=problem)
+    problem = gmm.GaussianMixture(family, gmm.fraley_raftery(data, K, covariance=family)) if is_map else exact(family)
+    start = gmm.start.from_labels(np.arange(N) % K, data, K, problem=problem)
 
     def fit(start):
         return solve.run(problem, solve.EM(), start, data, max_steps=3).loss
@@ -128,7 +125,7 @@ def test_a_step_of_em_waits_for_no_thread_of_its_own_program(family, is_map):
 def test_wider_parameters_than_rows_are_promoted_alike_for_every_family():
     x = jnp.asarray(X, jnp.float32)
     for family in (gmm.Full, gmm.Diagonal, gmm.TiedSpherical):
-        params = gmm.start.from_labels(np.arange(N) % K, X, K, family=family, problem=EXACT)
+        params = gmm.start.from_labels(np.arange(N) % K, X, K, problem=exact(family))
         found = gmm.log_prob(params, x)
         assert found.dtype == jnp.float64
         np.testing.assert_allclose(found, gmm.log_prob(params, x.astype(jnp.float64)), rtol=1e-5)

@@ -136,7 +136,7 @@ def test_fit_1d_is_no_worse_than_lloyd_and_a_fixed_point_of_it(large):
     assert fit.loss <= lloyd.loss * (1 + 1e-12)
     assert kmeans.lower_bound(x[:, None], LARGE_K) <= fit.loss
     # An optimum is a fixed point of Lloyd.
-    labels = kmeans.assign(fit.params, x[:, None])
+    labels = kmeans.predict(fit.params, x[:, None])
     np.testing.assert_allclose(kmeans.update(fit.params, x[:, None], labels), fit.params, rtol=0, atol=1e-12)
 
 
@@ -144,7 +144,7 @@ def test_fields_of_the_fit(small, large):
     x, fit = large
     assert fit.params.shape == (LARGE_K, 1)
     assert fit.loss == kmeans.objective(fit.params, x[:, None])
-    assert fit.check() is fit
+    assert fit.throw() is fit
     assert fit.num_steps.dtype == jnp.int32
     assert fit.num_passes.dtype == fit.loss.dtype
     assert (fit.num_steps, fit.num_passes) == (0, 0)
@@ -234,7 +234,7 @@ def test_float32_stays_and_is_as_good_as_float64():
         fit, reference = exact.fit_1d(x, LARGE_K), exact.fit_1d(x.astype(float), LARGE_K)
         assert fit.params.dtype == fit.loss.dtype == fit.trace.dtype == jnp.float32
         # The partition is judged in float64: its centers as they come would add their own rounding.
-        labels = kmeans.assign(fit.params, x[:, None])
+        labels = kmeans.predict(fit.params, x[:, None])
         centers = kmeans.update(fit.params.astype(float), x[:, None].astype(float), labels)
         assert kmeans.objective(centers, x[:, None].astype(float), labels) <= reference.loss * (1 + 2e-6)
 
@@ -268,7 +268,7 @@ def test_a_bad_lane_says_so_and_costs_no_other(small):
         ([1.0, 2.0], 1, [1.0], r"`weights` must have shape \(2,\)"),
     ],
 )
-def test_the_door_of_fit_1d(x, k, weights, match):
+def test_fit_1d_rejects_invalid_arguments(x, k, weights, match):
     with pytest.raises(ValueError, match=match):
         exact.fit_1d(x, k, weights=weights)
 
@@ -282,6 +282,6 @@ def test_the_door_of_fit_1d(x, k, weights, match):
         (np.zeros((3, 2)), 4, "`k` must be at most"),
     ],
 )
-def test_the_door_of_brute_force(x, k, match):
+def test_brute_force_rejects_invalid_arguments(x, k, match):
     with pytest.raises(ValueError, match=match):
         exact.brute_force(x, k)

@@ -7,12 +7,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import blobs
 from sklearn.cluster import KMeans as PeerKMeans
 from sklearn.datasets import load_iris
 
-from jaxmix import Status, as_data, kmeans, rows, seeding, solve
+from jaxmix import Blocks, Status, as_data, kmeans, seeding, solve
 
 KEY = jax.random.key(0)
 IRIS = load_iris(return_X_y=True)[0]
@@ -27,7 +28,7 @@ OPTIMA = {2: 152.347951760358, 3: 78.8514414261460, 4: 57.2284732142857, 5: 46.4
     [pytest.param(*case, marks=[] if case[0] in (3, 6) else [pytest.mark.slow]) for case in OPTIMA.items()],
 )
 def test_iris_reaches_the_published_optimum(k, optimum):
-    fit = kmeans.fit(KEY, IRIS, k, restarts=64).check()
+    fit = kmeans.fit(KEY, IRIS, k, restarts=64).throw()
     np.testing.assert_allclose(fit.loss, optimum, rtol=1e-12)
     assert kmeans.lower_bound(IRIS, k) <= fit.loss
 
@@ -35,9 +36,9 @@ def test_iris_reaches_the_published_optimum(k, optimum):
 def test_lloyd_takes_the_steps_of_scikit_learn():
     start = X[:5]
     peer: Any = cast(Any, PeerKMeans)(5, init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(X)
-    fit = kmeans.fit(KEY, X, 5, init=start).check()
+    fit = kmeans.fit(KEY, X, 5, init=start).throw()
     np.testing.assert_allclose(fit.params, peer.cluster_centers_, rtol=1e-12)
-    np.testing.assert_array_equal(kmeans.assign(fit.params, X), peer.labels_)
+    np.testing.assert_array_equal(kmeans.predict(fit.params, X), peer.labels_)
     np.testing.assert_allclose(fit.loss, peer.inertia_, rtol=1e-12)
 
 
@@ -46,7 +47,7 @@ def test_lloyd_takes_the_steps_of_scikit_learn():
 def test_stops_at_the_exact_fixed_point(dtype, offset):
     x = (X + offset).astype(dtype)
     data = as_data(x)
-    fits = kmeans.fit_all(KEY, x, 7, restarts=8).check()
+    fits = kmeans.fit_restarts(KEY, x, 7, restarts=8).throw()
     for centers in fits.params:
         np.testing.assert_array_equal(kmeans.m_step(kmeans.e_step(centers, data), centers), centers)
     # J itself is a sum, right to a few units in its last place.
@@ -55,8 +56,8 @@ def test_stops_at_the_exact_fixed_point(dtype, offset):
     )
 
 
-def test_fit_is_the_best_of_fit_all():
-    fits = kmeans.fit_all(KEY, X, 7, restarts=8)
+def test_fit_is_the_best_of_fit_restarts():
+    fits = kmeans.fit_restarts(KEY, X, 7, restarts=8)
     fit = kmeans.fit(KEY, X, 7, restarts=8)
     assert fit.loss == fits.loss.min()
     chex.assert_trees_all_equal(fit, jax.tree.map(lambda leaf: leaf[fits.loss.argmin()], fits))
@@ -73,20 +74,20 @@ def test_no_cluster_is_empty_with_enough_distinct_rows(start, k):
         "outside": np.vstack([x[:1], 1e3 + random.normal(size=(k - 1, 2))]),
         "kmeans++": seeding.kmeans_plus_plus,
     }[start]
-    fits = kmeans.fit_all(KEY, x, k, init=init, restarts=4).check()
+    fits = kmeans.fit_restarts(KEY, x, k, init=init, restarts=4).throw()
     for centers in fits.params:
-        assert len(np.unique(kmeans.assign(centers, x))) == k
+        assert len(np.unique(kmeans.predict(centers, x))) == k
     if k == 12:
         np.testing.assert_allclose(fits.loss, 0, atol=1e-25)
     alone = np.vstack([x[: k - 1], [[1e6, 1e6]]])
-    kept = kmeans.fit(KEY, x, k, init=alone, problem=kmeans.KMeans(empty="keep")).check()
+    kept = kmeans.fit(KEY, x, k, init=alone, empty="keep").throw()
     np.testing.assert_array_equal(kept.params[-1], alone[-1])
 
 
 @pytest.mark.parametrize("init", [seeding.kmeans_plus_plus, seeding.random_rows, seeding.maximin])
 def test_fewer_distinct_rows_than_centers_gives_zero_cost(init):
     x = np.repeat(np.array([[1.0, 2.0], [3.0, 4.0]]), 4, axis=0)
-    fits = kmeans.fit_all(KEY, x, 5, init=init, restarts=3).check()
+    fits = kmeans.fit_restarts(KEY, x, 5, init=init, restarts=3).throw()
     np.testing.assert_array_equal(fits.loss, 0)
     assert np.isfinite(fits.params).all()
     assert all((centers[:, None] == x[None]).all(-1).any(1).all() for centers in np.asarray(fits.params))
@@ -94,18 +95,18 @@ def test_fewer_distinct_rows_than_centers_gives_zero_cost(init):
 
 @pytest.mark.parametrize("k", [1, 60])
 def test_one_cluster_is_the_mean_and_as_many_as_rows_cost_nothing(k):
-    fit = kmeans.fit(KEY, X, k, restarts=2).check()
+    fit = kmeans.fit(KEY, X, k, restarts=2).throw()
     if k == 1:
         np.testing.assert_allclose(fit.params[0], X.mean(0), rtol=1e-13)
         np.testing.assert_allclose(fit.loss, 60 * X.var(0).sum(), rtol=1e-12)
     else:
         assert fit.loss == 0
-        np.testing.assert_array_equal(np.sort(kmeans.assign(fit.params, X)), np.arange(60))
+        np.testing.assert_array_equal(np.sort(kmeans.predict(fit.params, X)), np.arange(60))
 
 
 @pytest.mark.parametrize("x", [np.full((8, 2), 3.0), np.array([[5.0, 1.0]])], ids=["all rows equal", "one row"])
 def test_a_single_point(x):
-    fit = kmeans.fit(KEY, x, 1).check()
+    fit = kmeans.fit(KEY, x, 1).throw()
     np.testing.assert_array_equal(fit.params, x[:1])
     assert fit.loss == 0
 
@@ -136,10 +137,10 @@ def test_scaling_the_weights_scales_only_the_loss():
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 def test_float32_far_from_the_origin_fits_as_float64(offset):
     x = (blobs(2000, 2, 4, spread=5.0) + offset).astype(np.float32)
-    exact = kmeans.fit(KEY, x.astype(np.float64), 4, init=x[:4].astype(np.float64)).check()
+    exact = kmeans.fit(KEY, x.astype(np.float64), 4, init=x[:4].astype(np.float64)).throw()
     fit = kmeans.fit(KEY, x, 4, init=x[:4])
     assert fit.params.dtype == jnp.float32
-    np.testing.assert_array_equal(kmeans.assign(fit.params, x), kmeans.assign(exact.params, x.astype(np.float64)))
+    np.testing.assert_array_equal(kmeans.predict(fit.params, x), kmeans.predict(exact.params, x.astype(np.float64)))
     np.testing.assert_allclose(fit.loss, exact.loss, rtol=1e-4)
 
 
@@ -158,10 +159,10 @@ def test_fit_vmaps_over_keys_data_sets_weights_and_tolerances():
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, lane=lane: leaf[lane], many), single, rtol=1e-12)
 
 
-def test_fit_takes_every_problem_over_centers():
-    chunked = kmeans.fit(KEY, X, 5, problem=rows.Chunked(kmeans.KMeans(), 16), restarts=4)
+def test_fit_takes_blocks_and_every_solver():
+    chunked = kmeans.fit(KEY, X, 5, reduce=Blocks(16), restarts=4)
     np.testing.assert_allclose(chunked.params, kmeans.fit(KEY, X, 5, restarts=4).params, rtol=1e-12)
-    descended = kmeans.fit(KEY, X, 5, solver=solve.Gradient(0.3), restarts=4, max_steps=400)
+    descended = kmeans.fit(KEY, X, 5, solver=solve.Optax(optax.adam, 0.3), restarts=4, max_steps=400)
     assert descended.status == Status.MAX_STEPS
     assert descended.loss < 1.02 * chunked.loss
 
@@ -190,7 +191,7 @@ def test_float32_holds_where_clusters_lie_far_apart_and_are_large(separation, sp
     random = np.random.default_rng(0)
     side = np.where(np.arange(num_rows) % 2, 1.0, -1.0)[:, None]
     x = (side * separation + spread * random.normal(size=(num_rows, 2))).astype(np.float32)
-    fit = kmeans.fit(KEY, x, 2, restarts=2).check()
+    fit = kmeans.fit(KEY, x, 2, restarts=2).throw()
     exact = x.astype(np.float64)
     best = sum((half.var(axis=0) * len(half)).sum() for half in (exact[::2], exact[1::2]))
     assert abs(float(fit.loss) / best - 1) < 1e-4
@@ -216,37 +217,49 @@ def test_lower_bound_holds_in_float32_on_tight_and_distant_clusters():
     [
         {"max_steps": 5},
         pytest.param({"rtol": 0.5}, marks=pytest.mark.slow),
-        {"solver": solve.Gradient(0.1), "max_steps": 3},
+        {"solver": solve.Optax(optax.adam, 0.1), "max_steps": 3},
     ],
     ids=["steps", "rtol", "adam"],
 )
 def test_no_cluster_is_empty_whatever_ended_the_fit(options):
     x = np.random.default_rng(0).normal(size=(200, 2))
-    fits = kmeans.fit_all(KEY, x, 50, init=np.zeros((2, 50, 2)), **options)
+    fits = kmeans.fit_restarts(KEY, x, 50, init=np.zeros((2, 50, 2)), **options)
     for lane, centers in enumerate(fits.params):
-        assert len(np.unique(kmeans.assign(centers, x))) == 50
+        assert len(np.unique(kmeans.predict(centers, x))) == 50
         np.testing.assert_allclose(fits.loss[lane], kmeans.objective(centers, x), rtol=1e-12)
         assert fits.trace[lane, fits.num_steps[lane]] == fits.loss[lane]
+
+
+def test_empty_clusters_are_filled_alike_whole_and_in_blocks():
+    # Six clusters on a line, and centers of which all but one are far away: one step fills one of them.
+    x = np.repeat(10.0 * np.arange(6.0), 5)[:, None] + np.tile(np.array([-0.05, 0.0, 0.0, 0.0, 0.05]), 6)[:, None]
+    start = np.vstack([x[:1], 1e4 + np.arange(5.0)[:, None]])
+    fits = [kmeans.fit(KEY, x, 6, init=start, max_steps=1, reduce=reduce) for reduce in (Blocks(), Blocks(7))]
+    for fit in fits:
+        assert len(np.unique(kmeans.predict(fit.params, x))) == 6
+        np.testing.assert_allclose(fit.loss, kmeans.objective(fit.params, x), rtol=1e-12)
+    np.testing.assert_allclose(fits[0].params, fits[1].params, rtol=1e-12)
+    kept = kmeans.fit(KEY, x, 6, init=start, max_steps=1, empty="keep")
+    assert kept.loss > 10 * fits[0].loss
 
 
 @pytest.mark.parametrize("empty", ["farthest", pytest.param("keep", marks=pytest.mark.slow)])
 def test_centers_that_are_off_leave_the_fit_of_the_others(empty):
     x = blobs(60, 2, 4)
     seeds = seeding.starts(jax.random.key(1), as_data(x), 6, restarts=3)
-    problem = kmeans.KMeans(empty=empty)
     for num_active in (1, 4):
-        fits = kmeans.fit_all(jax.random.key(0), x, 6, init=seeds, num_active=num_active, problem=problem)
-        alone = kmeans.fit_all(jax.random.key(0), x, num_active, init=seeds[:, :num_active], problem=problem)
+        fits = kmeans.fit_restarts(jax.random.key(0), x, 6, init=seeds, num_active=num_active, empty=empty)
+        alone = kmeans.fit_restarts(jax.random.key(0), x, num_active, init=seeds[:, :num_active], empty=empty)
         np.testing.assert_allclose(fits.trace, alone.trace, rtol=1e-12)
         np.testing.assert_allclose(fits.params[:, :num_active], alone.params, rtol=1e-12)
         assert (fits.params[:, num_active:] == jnp.inf).all()
     # Stopped early, empty clusters are filled, and those that are off are not.
-    early = kmeans.fit_all(
-        jax.random.key(0), x, 6, init=jnp.tile(x[:1], (6, 1)), num_active=3, max_steps=1, problem=problem
+    early = kmeans.fit_restarts(
+        jax.random.key(0), x, 6, init=jnp.tile(x[:1], (6, 1)), num_active=3, max_steps=1, empty=empty
     )
     assert (early.params[:, 3:] == jnp.inf).all()
     if empty == "farthest":
-        assert set(np.asarray(kmeans.assign(early.params[0], x)).tolist()) == {0, 1, 2}
+        assert set(np.asarray(kmeans.predict(early.params[0], x)).tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("init", [seeding.kmeans_plus_plus, seeding.random_rows, seeding.maximin])
@@ -257,3 +270,11 @@ def test_the_first_centers_of_a_seeding_are_a_seeding(init):
     few = seeding.starts(jax.random.key(0), data, 4, init=trials, restarts=2)
     np.testing.assert_array_equal(many[:, :4], few)
     assert (many[:, 4:] == jnp.inf).all()
+
+
+@pytest.mark.parametrize("bad", [0, slice(None)])
+def test_a_start_that_holds_nan_ends(bad):
+    centers = np.array([[0.0, 1.0], [9.0, 0.0]])
+    centers[bad, 0] = np.nan
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    assert solve.run(kmeans.KMeans(), solve.EM(), centers, x).status == Status.NONFINITE

@@ -11,19 +11,20 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import NUM_FEATURES, NUM_ROWS, TURNS, counts, degenerate, generic, matrices, rotation
 
-from jaxmix import Status, as_data, kmeans, rows, solve
+from jaxmix import Blocks, Status, as_data, kmeans, solve
 
 CLUSTERS = st.sampled_from([1, 3, 6])
 
 # Two rows that share a center lie equally far from it: which of them an empty center moves to is decided by
 # rounding. Where a fit is compared with an equivalent one, empty centers therefore stay.
 KEEP = kmeans.KMeans(empty="keep")
+BLOCKS = Blocks(5)
 
 
 @functools.cache
-def program(problem=kmeans.KMeans(), max_steps=100, solver="em"):
+def program(problem=kmeans.KMeans(), max_steps=100, solver="em", reduce=Blocks()):
     chosen = SOLVERS[solver].solver
-    return jax.jit(lambda start, data: solve.run(problem, chosen, start, data, max_steps=max_steps))
+    return jax.jit(lambda start, data: solve.run(problem, chosen, start, data, reduce=reduce, max_steps=max_steps))
 
 
 def starts(draw, x, k):
@@ -55,7 +56,7 @@ def test_the_cost_never_rises_and_is_that_of_the_oracle(dtype, case):
     exact = np.asarray(x, np.float64)
     distances = ((exact[:, None] - np.asarray(fit.params, np.float64)) ** 2).sum(-1)
     np.testing.assert_allclose(fit.loss, weights @ distances.min(1), rtol=100 * epsilon, atol=slack)
-    labels = np.asarray(kmeans.assign(fit.params, x))
+    labels = np.asarray(kmeans.predict(fit.params, x))
     chosen = distances[np.arange(NUM_ROWS), labels]
     np.testing.assert_allclose(chosen, distances.min(1), rtol=30 * epsilon, atol=4 * np.finfo(dtype).tiny)
     if fit.status == Status.CONVERGED:
@@ -98,13 +99,13 @@ def test_an_integer_weight_is_a_repeated_row(case):
 
 
 @given(case=fits(generic))
-def test_chunks_equal_the_whole(case):
+def test_blocks_equal_the_whole(case):
     x, start, weights = case
     data = as_data(x, weights)
     whole = program(KEEP)(start, data)
-    chunked = program(rows.Chunked(KEEP, 5))(start, data)
-    np.testing.assert_allclose(chunked.params, whole.params, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(chunked.loss, whole.loss, rtol=1e-9, atol=1e-12)
+    blocks = program(KEEP, reduce=BLOCKS)(start, data)
+    np.testing.assert_allclose(blocks.params, whole.params, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(blocks.loss, whole.loss, rtol=1e-9, atol=1e-12)
 
 
 @given(case=fits(generic), offset=st.sampled_from([-1e3, 1.0, 1e6]), scale=st.sampled_from([1e-6, 0.5, 1e6]))
@@ -177,7 +178,9 @@ def test_every_solver_ends_finite_or_says_why_and_the_monotone_ones_never_rise(s
 
 @functools.cache
 def together(lanes):
-    return jax.jit(lambda starts, data: solve.run_many(KEEP, solve.EM(), starts, data, max_steps=100, lanes=lanes))
+    return jax.jit(
+        lambda starts, data: solve.run_many(KEEP, solve.EM(), starts, data, max_steps=100, num_parallel=lanes)
+    )
 
 
 @pytest.mark.parametrize("lanes", [1, 2, pytest.param(4, marks=pytest.mark.slow)])

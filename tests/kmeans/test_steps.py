@@ -28,10 +28,10 @@ def indicator(labels, k):
 
 
 def test_assign_is_the_nearest_center_and_the_first_of_equals():
-    labels = kmeans.assign(CENTERS, X)
+    labels = kmeans.predict(CENTERS, X)
     assert labels.dtype == jnp.int32
     np.testing.assert_array_equal(labels, oracle(CENTERS, X)[0])
-    assert kmeans.assign([[1.0], [-1.0], [1.0]], [[0.0]]).item() == 0
+    assert kmeans.predict([[1.0], [-1.0], [1.0]], [[0.0]]).item() == 0
 
 
 def test_objective_is_the_weighted_sum_of_squares_for_any_labels():
@@ -45,8 +45,8 @@ def test_objective_is_the_weighted_sum_of_squares_for_any_labels():
     assert kmeans.objective(CENTERS, X, labels) <= kmeans.objective(CENTERS, X, other)
 
 
-def test_objective_is_the_error_of_a_matrix_factorisation():
-    labels = kmeans.assign(CENTERS, X)
+def test_objective_is_the_error_of_a_matrix_factorization():
+    labels = kmeans.predict(CENTERS, X)
     Z, U = indicator(labels, 4), CENTERS.T
     np.testing.assert_allclose(kmeans.objective(CENTERS, X), np.linalg.norm(X.T - U @ Z, "fro") ** 2, rtol=1e-13)
     np.testing.assert_array_equal(kmeans.reconstruct(CENTERS, labels), (U @ Z).T)
@@ -55,15 +55,15 @@ def test_objective_is_the_error_of_a_matrix_factorisation():
     np.testing.assert_array_equal(Z @ Z.T, np.diag(np.bincount(np.asarray(labels), minlength=4)))
 
 
-def test_update_solves_the_least_squares_problem_of_the_factorisation():
-    labels = np.asarray(kmeans.assign(CENTERS, X))
+def test_update_solves_the_least_squares_problem_of_the_factorization():
+    labels = np.asarray(kmeans.predict(CENTERS, X))
     root = np.sqrt(WEIGHTS)[:, None]
     solution = np.linalg.lstsq(root * indicator(labels, 4).T, root * X, rcond=None)[0]
     np.testing.assert_allclose(kmeans.update(CENTERS, X, labels, weights=WEIGHTS), solution, rtol=1e-12)
 
 
 def test_update_is_one_newton_step_with_hessian_twice_the_counts():
-    labels = kmeans.assign(CENTERS, X)
+    labels = kmeans.predict(CENTERS, X)
 
     def cost(centers):
         return kmeans.objective(centers, X, labels, weights=WEIGHTS)
@@ -76,7 +76,7 @@ def test_update_is_one_newton_step_with_hessian_twice_the_counts():
 
 
 def test_gradient_is_minus_twice_the_sum_of_residuals():
-    labels = np.asarray(kmeans.assign(CENTERS, X))
+    labels = np.asarray(kmeans.predict(CENTERS, X))
     expected = np.zeros_like(CENTERS)
     np.add.at(expected, labels, -2 * WEIGHTS[:, None] * (X - CENTERS[labels]))
     gradient = jax.grad(lambda u: kmeans.objective(u, X, weights=WEIGHTS))(CENTERS)
@@ -94,7 +94,7 @@ def test_gradient_is_minus_twice_the_sum_of_residuals():
 def test_e_step_then_m_step_is_assign_then_update():
     data = as_data(X, WEIGHTS)
     stats = kmeans.e_step(jnp.asarray(CENTERS), data)
-    labels = kmeans.assign(CENTERS, X)
+    labels = kmeans.predict(CENTERS, X)
     np.testing.assert_allclose(stats.loss, kmeans.objective(CENTERS, X, weights=WEIGHTS), rtol=1e-14)
     np.testing.assert_array_equal(stats.counts, np.bincount(labels, weights=WEIGHTS, minlength=4))
     np.testing.assert_array_equal(
@@ -132,7 +132,7 @@ def test_far_from_the_origin_labels_and_steps_are_those_of_float64(dtype):
     centers = x[:6] + dtype(0.25)
     exact = np.asarray(x, np.float64)
     labels, distances = oracle(centers, exact)
-    np.testing.assert_array_equal(kmeans.assign(centers, x), labels)
+    np.testing.assert_array_equal(kmeans.predict(centers, x), labels)
     np.testing.assert_allclose(kmeans.objective(centers, x), distances.min(1).sum(), rtol=1e-5)
     means = np.array([[math.fsum(column) / len(column) for column in exact[labels == k].T] for k in range(6)])
     # To one unit in the last place, which at 1e4 is 1e-3 in float32.
@@ -142,8 +142,8 @@ def test_far_from_the_origin_labels_and_steps_are_those_of_float64(dtype):
 def test_reconstruct_reads_codes_of_any_shape():
     codes = np.array([[0, 3], [1, 1]])
     np.testing.assert_array_equal(kmeans.reconstruct(CENTERS, codes), CENTERS[codes])
-    labels = kmeans.assign(CENTERS, X)
-    np.testing.assert_array_equal(kmeans.assign(CENTERS, kmeans.reconstruct(CENTERS, labels)), labels)
+    labels = kmeans.predict(CENTERS, X)
+    np.testing.assert_array_equal(kmeans.predict(CENTERS, kmeans.reconstruct(CENTERS, labels)), labels)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int64])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import blobs
 
-from jaxmix import as_data, frame, kmeans, metrics, rows, seeding, solve
+from jaxmix import Blocks, as_data, frame, kmeans, metrics, seeding, solve
 from jaxmix.kmeans import exact
 from tests import oracles
 
@@ -41,8 +41,8 @@ def test_cost_near_the_smallest_number_has_its_digits():
 @pytest.mark.parametrize("unit", [TINY, HUGE])
 def test_labels_update_and_silhouette_have_no_unit(plain, unit):
     x, centers = X * unit, plain.params * unit
-    labels = kmeans.assign(plain.params, X)
-    np.testing.assert_array_equal(kmeans.assign(centers, x), labels)
+    labels = kmeans.predict(plain.params, X)
+    np.testing.assert_array_equal(kmeans.predict(centers, x), labels)
     np.testing.assert_allclose(kmeans.update(centers, x, labels) / unit, plain.params, rtol=1e-6)
     np.testing.assert_allclose(
         metrics.silhouette_samples(x, labels, K), metrics.silhouette_samples(X, labels, K), rtol=1e-6
@@ -64,11 +64,11 @@ def test_seedings_have_no_unit(seed):
         np.testing.assert_array_equal(seed(KEY, as_data(X * unit), K), plain * unit)
 
 
-@pytest.mark.parametrize("problem", [kmeans.KMeans(), rows.Chunked(kmeans.KMeans(), 17)], ids=["whole", "chunked"])
-def test_run_has_no_unit_and_scales_its_tolerance(problem):
+@pytest.mark.parametrize("reduce", [Blocks(), Blocks(17)], ids=["whole", "blocks"])
+def test_run_has_no_unit_and_scales_its_tolerance(reduce):
     def run(unit):
         atol = jnp.asarray(0.5, jnp.float32) * unit * unit
-        return solve.run(problem, solve.EM(), X[:K] * unit, X * unit, atol=atol, max_steps=20)
+        return solve.run(kmeans.KMeans(), solve.EM(), X[:K] * unit, X * unit, reduce=reduce, atol=atol, max_steps=20)
 
     unit = np.float32(2.0**-44)
     assert frame.scale_of(jnp.asarray(X * unit)) is not None

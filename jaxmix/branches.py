@@ -1,0 +1,71 @@
+"""Branches that stay branches under `jax.vmap`, where `jax.lax.cond` evaluates both its functions.
+
+A loop of one round or none evaluates its body for a batch only where some member of the batch needs it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def choose(chosen: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any) -> Any:
+    """The value of one of two functions; under `vmap`, only those that some member of the batch needs are evaluated.
+
+    Reverse-mode differentiation does not go through it: give the function that calls it a derivative of its own.
+
+    Args:
+      chosen: Array of shape (), bool.
+      if_true: a function of the operands to a pytree of arrays.
+      if_false: another, whose value has the same structure, shapes and dtypes.
+      *operands: pytrees of arrays.
+
+    Example:
+      >>> choose(jnp.array(True), jnp.sin, jnp.cos, jnp.array(0.0)).item()
+      0.0
+    """
+    shapes = jax.eval_shape(if_true, *operands)
+    # Made of the operands, so that over a mesh it varies as they do.
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def evaluated(function: Callable[..., Any], wanted: Array, found: Any) -> Any:
+        def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            # As if the operands depended on the loop: XLA would take out of it, and run always, all that does not.
+            held = jax.lax.optimization_barrier((operands, carry[0]))[0]
+            return jnp.zeros_like(carry[0]), function(*held)
+
+        return jax.lax.while_loop(lambda carry: carry[0], once, (wanted, found))[1]
+
+    return evaluated(if_false, ~chosen, evaluated(if_true, chosen, empty))
+
+
+def recompute(found: Array, needed: Array, function: Callable[[Array, int], Array], size: int) -> Array:
+    """What was found for each row, or, where that is needed, what `function` finds, in blocks of rows.
+
+    Args:
+      found: Array of shape (N, ...).
+      needed: Array of shape (), boolean. Where it is False `function` is not evaluated.
+      function: from the index of the first row, and how many rows, to an array of shape (rows, ...).
+      size: the most rows a block.
+
+    Returns:
+      Array of shape (N, ...).
+
+    Example:
+      >>> recompute(jnp.zeros(3), jnp.array(True), lambda first, size: first + jnp.arange(1.0 * size), 2).tolist()
+      [0.0, 1.0, 2.0]
+    """
+    num_rows = found.shape[0]
+    # In two blocks or more, or XLA would take the one out of the loop and run it always.
+    size = min(-(-num_rows // 2), size)
+    num_blocks = -(-num_rows // size)
+
+    def correct(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, index = carry
+        first = jnp.minimum(index * size, num_rows - size)
+        return jax.lax.dynamic_update_slice_in_dim(found, function(first, size), first, axis=0), index + 1
+
+    start = jnp.where(needed, 0, num_blocks)
+    return jax.lax.while_loop(lambda carry: carry[1] < num_blocks, correct, (found, start))[0]

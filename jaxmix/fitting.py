@@ -1,0 +1,188 @@
+"""The pipeline of every fit: validate once, seed, start, run, repair, choose."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import batches, memory, seeding, validation
+from jaxmix.data import Data
+from jaxmix.problem import Problem
+from jaxmix.reduction import Blocks
+from jaxmix.solve.em import EM
+from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows
+from jaxmix.solve.run import as_params, is_weighted, lowest, side_by_side, validated
+from jaxmix.solver import Fit, Solver
+from jaxmix.typing import ArrayLike, Params, Seeding
+
+Refinement = Callable[[Array, Data], Array]
+"""(centers (R, K, D), data) -> centers of the same shape: a `choice`, such as `kmeans.Lloyd(10)`."""
+
+
+def fit(
+    problem: Problem,
+    key: Array | None,
+    x: ArrayLike | Data,
+    k: int,
+    *,
+    weights: ArrayLike | None = None,
+    init: Seeding | ArrayLike | Params = seeding.kmeans_plus_plus,
+    refine: Refinement | None = None,
+    restarts: int = 8,
+    num_active: ArrayLike | None = None,
+    solver: Solver = EM(),
+    max_steps: int = 300,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 0.0,
+    reduce: Blocks = Blocks(),
+) -> Fit:
+    r"""Fits any problem to rows: the best of several restarts by its loss.
+
+    $$\min_\theta \sum_n w_n \ell_n(\theta) + p(\theta)$$
+
+    Each restart is a seeding of K centers, `problem.start` from them, and then the solver, all in one compiled program.
+    `kmeans.fit` and `gmm.fit` are this function. Traceable: only `k`, `restarts`, `max_steps` and the choice of
+    functions are static, so `jax.vmap` and `jax.jit` go over keys, data sets, weights and tolerances.
+
+    Args:
+      problem: a `Problem`, such as `kmeans.KMeans()` or one of your own.
+      key: a PRNG key, for the seeding; None where `init` is no function.
+      x: array of shape (N, D), or `Data`. Float32 and float64 are kept; integers become float.
+      k: the number of centers, between 1 and the number of rows with positive weight.
+      weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
+      init: a function (key, data, k) -> centers from `seeding` or your own; an array of centers of shape (K, D), or
+        (R, K, D) for R starts; or parameters that `problem.as_starts` takes.
+      refine: what is done to seeded centers before `problem.start`, such as `kmeans.Lloyd(10)`.
+      restarts: how many starts, where `init` is a function.
+      num_active: integer from 1 to K, traced: how many of the K centers are switched on. `jax.vmap` over it sweeps K in
+        one compiled program.
+      solver: any `Solver`.
+      max_steps: the most steps of each restart.
+      rtol: relative tolerance on the loss.
+      atol: absolute tolerance on the loss per unit of weight.
+      reduce: how sums over rows are taken, such as `Blocks(4096)` for 4096 rows at a time.
+
+    Returns:
+      A `Fit`: that of the restart with the lowest finite loss.
+
+    Raises:
+      ValueError: naming the argument, if one is invalid, or a setting of the problem, the solver or `reduce` is.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxmix
+      >>> from jaxmix import kmeans
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> jaxmix.fit(kmeans.KMeans(), jax.random.key(0), x, 2).loss.item()
+      1.0
+    """
+    fits = _checked(
+        problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
+    )
+    return fits(choose=True)
+
+
+def fit_restarts(
+    problem: Problem,
+    key: Array | None,
+    x: ArrayLike | Data,
+    k: int,
+    *,
+    weights: ArrayLike | None = None,
+    init: Seeding | ArrayLike | Params = seeding.kmeans_plus_plus,
+    refine: Refinement | None = None,
+    restarts: int = 8,
+    num_active: ArrayLike | None = None,
+    solver: Solver = EM(),
+    max_steps: int = 300,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 0.0,
+    reduce: Blocks = Blocks(),
+) -> Fit:
+    """Every restart of a fit, each with its own status; `fit` is `best` of these.
+
+    Takes and raises what `fit` does.
+
+    Returns:
+      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxmix
+      >>> from jaxmix import kmeans
+      >>> x = jnp.array([[0.0], [1.0], [9.0], [10.0]])
+      >>> jaxmix.fit_restarts(kmeans.KMeans(), jax.random.key(0), x, 2, restarts=4).loss.shape
+      (4,)
+    """
+    fits = _checked(
+        problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
+    )
+    return fits(choose=False)
+
+
+def _checked(
+    problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
+) -> Callable[..., Fit]:
+    """The compiled program of validated arguments, which lacks `choose`: whether it returns the best fit alone."""
+    data, scale = validation.as_data_and_unit(x, weights)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, max_steps, rtol, atol)
+    validation.check_count(k, data)
+    active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
+    frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
+    common = (problem, solver, data, rows, frame, reduce, rtol, atol)
+    fixed = {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None)}
+    if callable(init):
+        validation.check_key(key)
+        restarts = validation.check_int(restarts, "restarts", least=1)
+        return partial(_from_seeds, key, active, refine, *common, init=init, restarts=restarts, **fixed)
+    if is_centers(init):
+        return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
+    if active is not None:
+        raise ValueError("`num_active` is for starts from centers: parameters say themselves what is switched off.")
+    starts = problem.as_starts(memory.without_numpy(init), k, data.x.shape[1], data.x.dtype)
+    return partial(_from_params, as_params(starts, data), *common, **fixed)
+
+
+def is_centers(init: Any) -> bool:
+    """Whether an `init` is an array or nested lists of numbers, rather than the parameters of a problem."""
+    return isinstance(init, list) or jax.tree_util.all_leaves([init])
+
+
+_STATIC = ("k", "max_steps", "num_parallel", "choose")
+
+
+@partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
+def _from_seeds(key, active, refine, *common, init, restarts, **fixed):
+    data = common[2]
+    centers = seeding.switched_off(seeding.seeded(key, data, fixed["k"], init, restarts), active)
+    if refine is not None:
+        centers = refine(centers, data)
+    return _fits(centers, common, fixed)
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def _from_centers(centers, active, *common, **fixed):
+    return _fits(seeding.switched_off(centers, active), common, fixed)
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def _from_params(starts, *common, **fixed):
+    return _run(starts, common, fixed)
+
+
+def _fits(centers, common, fixed):
+    problem, data = common[0], common[2]
+
+    def start(centers: Array) -> Params:
+        off = jnp.any(jnp.isinf(centers), axis=1)
+        return problem.start(jnp.where(off[:, None], 0, centers), ~off, data)
+
+    return _run(batches.map_batches(start, centers, batches.num_parallel()), common, fixed)
+
+
+def _run(starts, common, fixed):
+    problem, solver, data, rows, frame, reduce, rtol, atol = common
+    setting = framed(problem, fixed["k"], data, rows, frame, reduce)
+    fits = fit_in_frame(setting, solver, starts, rtol, atol, fixed["max_steps"], fixed["num_parallel"])
+    return as_caller(setting, lowest(fits) if fixed["choose"] else fits)

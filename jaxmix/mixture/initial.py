@@ -1,0 +1,92 @@
+"""The parameters of a mixture from shares of rows, before any mixture has seen them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmix import linalg
+from jaxmix.data import Data, Rows
+from jaxmix.frame import Frame
+from jaxmix.mixture.component import Component, total
+from jaxmix.mixture.model import Mixture, Stats
+from jaxmix.reduction import Blocks
+
+
+def from_responsibilities(model: Any, responsibilities: Array, data: Data) -> Mixture:
+    """One M-step from responsibilities of shape (N, K).
+
+    Args:
+      model: a `MixtureModel`.
+      responsibilities: Array of shape (N, K), non-negative.
+      data: the rows.
+    """
+    is_on = jnp.ones(responsibilities.shape[1], bool)
+    return _maximized(model, _given, None, is_on, data, responsibilities.astype(data.x.dtype))
+
+
+def from_centers(model: Any, centers: Array, active: Array, data: Data) -> Mixture:
+    """One M-step from the nearest centers.
+
+    Args:
+      model: a `MixtureModel`.
+      centers: Array of shape (K, D), finite, or NaN: then so are the parameters.
+      active: Array of shape (K,), bool. Components of others are switched off.
+      data: the rows.
+    """
+    return _maximized(model, _nearest, (centers, active), active, data, None)
+
+
+def _given(held: None, rows: Rows, num_features: int) -> Array:
+    return rows.x[:, num_features:].T
+
+
+def _nearest(held: tuple[Array, Array], rows: Rows, num_features: int) -> Array:
+    centers, active = held
+    distances = jnp.where(active[None], linalg.squared_distances(rows.x, centers), jnp.inf)
+    # A center of NaN is nearest to nothing, whatever argmin says.
+    known = jnp.where(jnp.any(jnp.isnan(centers)), jnp.nan, jnp.ones((), rows.x.dtype))
+    return known * jax.nn.one_hot(jnp.argmin(distances, axis=1), centers.shape[0], dtype=rows.x.dtype, axis=0)
+
+
+def _maximized(
+    model: Any, shares_of: Callable[[Any, Rows, int], Array], held: Any, is_on: Array, data: Data, columns: Array | None
+) -> Mixture:
+    """The M-step of rows that no mixture has seen, whose shares are made of `held` and of columns beside the rows."""
+    k, num_features = is_on.shape[0], data.x.shape[1]
+    component = model.component
+    params = component.initial(k, num_features, data.x.dtype)
+    # Around the rows' origin, so that moments about zero keep their digits.
+    frame = Frame(data.origin)
+    found = component.moved(params, frame)
+    x = data.x
+    if found is not None:
+        component, x = found[0], frame.apply(x)
+        held = None if held is None else (frame.apply(held[0]), held[1])
+    extended = x if columns is None else jnp.concatenate([x, columns], axis=1)
+    reduce = Blocks()
+    rows = reduce.cut(extended, data.weights, component.footprint(k, num_features))
+
+    def of_block(prepared: Any, block: Rows) -> tuple[Array, Any]:
+        shares = block.weigh(shares_of(prepared[0], block, num_features))
+        block = block._replace(x=block.x[:, :num_features])
+        return total(shares), component.moments(shares, block, prepared[1])
+
+    def sums(params: Any) -> tuple[Array, Any]:
+        return reduce(of_block, (held, component.prepare(params)), rows)
+
+    counts, moments = sums(params)
+    if type(component).place is not Component.place:
+        params = component.place(counts, moments, params)
+        counts, moments = sums(params)
+    log_weights = jnp.where(is_on, jnp.zeros((), data.x.dtype), -jnp.inf)
+    # By the model's own M-step, with the component in its frame.
+    stats = Stats(jnp.zeros((), data.x.dtype), counts, moments)
+    start = type(model)(component, model.assignment).m_step(stats, Mixture(log_weights, params))
+    if found is None:
+        return start
+    back = component.moved(start.components, frame.inverse)
+    assert back is not None
+    return start._replace(components=back[1])

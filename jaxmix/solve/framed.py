@@ -1,0 +1,161 @@
+"""Fits in the frame of their rows: problem, parameters, rows and tolerance move there together, and results back."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmix import memory, validation
+from jaxmix.data import Data, Rows
+from jaxmix.frame import Frame, unscaled
+from jaxmix.problem import Problem
+from jaxmix.reduction import Blocks
+from jaxmix.solve import loop
+from jaxmix.solver import Fit, Objective, Solver
+from jaxmix.typing import Params
+
+
+class Framed(NamedTuple):
+    """An objective in the frame of its rows.
+
+    Attributes:
+      objective: the objective there.
+      caller: the problem as the caller has it.
+      frame: the frame; None where the problem cannot be moved.
+    """
+
+    objective: Objective
+    caller: Problem
+    frame: Frame | None
+
+    def inward(self, params: Params) -> Params:
+        """The caller's parameters in the frame."""
+        return params if self.frame is None else _moved(self.caller, params, self.frame)[1]
+
+    def outward(self, params: Params) -> Params:
+        """Parameters in the frame, as the caller has them."""
+        return params if self.frame is None else _moved(self.objective.problem, params, self.frame.inverse)[1]
+
+    def squared(self, number: Array) -> Array:
+        """A number in the caller's squared units, in those of the frame."""
+        scale = self._scale
+        return number if scale is None else number * scale.astype(number.dtype) * scale.astype(number.dtype)
+
+    def unsquared(self, tree: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Numbers in squared units of the frame, in those of the caller."""
+        return unscaled(tree, self._scale, power=2)
+
+    @property
+    def _scale(self) -> Array | None:
+        return None if self.frame is None or not self.caller.squared_units else self.frame.scale
+
+
+def moved_rows(
+    problem: Problem, k: int, data: Data, scale: Array | None, reduce: Blocks, *, weighted: bool
+) -> tuple[Frame | None, Rows]:
+    """The frame of a fit, None for a problem that cannot be moved; and the rows there, filled up to whole blocks.
+
+    This is done before anything is compiled: so one program serves rows that need not be moved, and does not copy them.
+
+    Args:
+      problem: the problem.
+      k: the number of its components.
+      data: the rows.
+      scale: `frame.scale_of` the rows.
+      reduce: how sums are taken.
+      weighted: whether any weight is not one.
+    """
+    one = memory.copied(np.ones((), data.x.dtype))
+    scale = (one if scale is None else scale) if problem.squared_units else None
+    there = Frame(data.origin, scale)
+    frame = None if jax.eval_shape(lambda: problem.moved(None, there)) is None else there
+    x, weights = data.x, data.weights if weighted else None
+    num_rows, num_features = x.shape
+    footprint = problem.footprint(k, num_features)
+    size = reduce.rows_per_block(num_rows, num_features, footprint, x.dtype.itemsize)
+    length = -(-num_rows // size) * size
+    if not validation.is_concrete(data, scale):
+        return frame, Rows(x if frame is None else frame.apply(x), weights)
+    # Under jit even operations on concrete arrays are staged, unless evaluated here.
+    with jax.ensure_compile_time_eval():
+        rows, origin, factor = map(memory.on_host, (x, data.origin, one if scale is None else scale))
+        rests = frame is None or not (np.any(origin) or factor != 1)
+        if not isinstance(rows, np.ndarray):
+            return frame, Rows(x if rests or frame is None else frame.apply(x), weights)
+        if rests and length == x.shape[0]:
+            return frame, Rows(x, weights)
+        moved = memory.empty((length, x.shape[1]), x.dtype)
+        moved[: len(rows)] = rows
+        moved[len(rows) :] = 0
+        if not rests:
+            moved[: len(rows)] -= origin
+            moved *= factor
+        if weights is not None:
+            weights = memory.copied(np.pad(memory.on_host(weights), (0, length - len(rows))))
+        return frame, Rows(memory.adopted(moved), weights)
+
+
+def framed(problem: Problem, k: int, data: Data, rows: Rows, frame: Frame | None, reduce: Blocks) -> Framed:
+    """The objective of a problem in the frame of its rows.
+
+    Args:
+      problem: the problem.
+      k: the number of its components.
+      data: the rows as the caller has them.
+      rows: of `moved_rows`.
+      frame: of `moved_rows`.
+      reduce: how sums are taken.
+    """
+    inner = problem if frame is None else _moved(problem, None, frame)[0]
+    num_rows = data.x.shape[0]
+    cut = reduce.cut(rows.x, rows.weights, inner.footprint(k, data.x.shape[1]), num_rows)
+    return Framed(Objective(inner.bind(cut, reduce), cut, jnp.sum(data.weights), reduce, num_rows), problem, frame)
+
+
+def num_components(params: Params) -> int:
+    """K, the first axis of the first leaf of one start."""
+    return jax.tree.leaves(params)[0].shape[0] if jnp.ndim(jax.tree.leaves(params)[0]) else 1
+
+
+def fit_in_frame(
+    setting: Framed,
+    solver: Solver,
+    starts: Params,
+    rtol: Array,
+    atol: Array,
+    max_steps: int,
+    num_parallel: int | None,
+) -> Fit:
+    """Fits in the frame, from starts in the caller's units: from one, or with `num_parallel` from many (R, ...)."""
+    many = num_parallel is not None
+    starts = jax.vmap(setting.inward)(starts) if many else setting.inward(starts)
+    like = jax.tree.map(lambda leaf: leaf[0], starts) if many else starts
+
+    def rounded(params: Params) -> Params:
+        return setting.inward(jax.lax.optimization_barrier(setting.outward(params)))
+
+    made = loop.make_loop(setting.objective, solver, like, rtol, setting.squared(atol), max_steps, rounded)
+    return loop.fit_one(made, starts) if num_parallel is None else loop.fit_many(made, starts, num_parallel)
+
+
+def last_params(setting: Framed, solver: Solver, start: Params, *, rtol: Array, atol: Array, max_steps: int) -> Params:
+    """The parameters of one fit, in the caller's units, without its loss and without repair."""
+    start = setting.inward(start)
+    made = loop.make_loop(setting.objective, solver, start, rtol, atol, max_steps, lambda params: params)
+    last = jax.lax.while_loop(made.cond, made.body, made.init(start))
+    return setting.outward(solver.params(setting.objective, last.state))
+
+
+def as_caller(setting: Framed, fit: Fit) -> Fit:
+    """A fit in the frame, as the caller has it: J in squared units may then be out of range."""
+    outward = setting.outward if fit.loss.ndim == 0 else jax.vmap(setting.outward)
+    loss, trace = setting.unsquared((fit.loss, fit.trace))
+    return fit._replace(params=outward(fit.params), loss=loss, trace=trace)
+
+
+def _moved(problem: Problem, params: Params | None, frame: Frame) -> tuple[Problem, Params]:
+    moved = problem.moved(params, frame)
+    assert moved is not None  # it does not depend on values
+    return moved

@@ -1,0 +1,24 @@
+"""Frames of pandas and polars, and a stand-in where neither is installed."""
+
+from typing import Any
+
+import numpy as np
+
+
+class Frame:
+    """An object that `numpy.asarray` reads as an array, as it does frames."""
+
+    def __init__(self, values: Any):
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.values, dtype)
+
+
+def frame(package: str, values: Any) -> Any:
+    """A frame of that package, or its stand-in."""
+    try:
+        module = __import__(package)
+    except ModuleNotFoundError:
+        return Frame(values)
+    return module.DataFrame({str(i): column for i, column in enumerate(np.asarray(values).T.tolist())})

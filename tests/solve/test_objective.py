@@ -1,0 +1,190 @@
+"""The objective that solvers see: its gradient is that of the whole loss, over blocks, padding, weights and devices."""
+
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import PLAIN, blobs
+from jax.sharding import PartitionSpec
+from models import FullMixture, PoissonMixture, PoissonParams, mixture_of_labels, with_one_off
+
+from jaxmix import Blocks, Objective, Problem, Rows, as_data, kmeans, solve
+from jaxmix.pytree import choice, static
+
+MAP = FullMixture(3.0, 0.5)
+
+
+@choice
+class PriorKMeans(kmeans.KMeans):
+    """K-means with a penalty."""
+
+    def penalty(self, params):
+        return 0.5 * jnp.sum(jnp.square(params))
+
+
+def case(name: str, num_rows: int) -> tuple[Problem, Any, Any]:
+    """A problem, parameters and weighted rows; some weights are zero."""
+    weights = np.arange(num_rows) % 3 * 0.75
+    if name == "poisson":
+        data = as_data(np.arange(2.0 * num_rows).reshape(-1, 2) % 11, weights)
+        return PoissonMixture(), PoissonParams(jnp.zeros(2), jnp.log(jnp.array([[1.0, 3.0], [4.0, 2.0]]))), data
+    data = as_data(blobs(num_rows, 2, 3, spread=2.0), weights)
+    if name in ("mixture", "mixture_map", "mixture_off"):
+        problem = MAP if name == "mixture_map" else PLAIN
+        params = mixture_of_labels(np.arange(num_rows) // 7 % 3, data, 3, problem)
+        return problem, with_one_off(params) if name == "mixture_off" else params, data
+    problem = PriorKMeans() if name == "kmeans_map" else kmeans.KMeans()
+    return problem, data.x[np.array([1, 2, 4])], data
+
+
+NAMES = ("kmeans", "kmeans_map", "mixture", "mixture_map", "mixture_off", "poisson")
+
+
+def whole_loss(problem: Problem, free: Any, anchor: Any, rows: Rows) -> Any:
+    """The loss with no reduce: all rows are one block, without padding."""
+    held = jax.tree.map(lambda value, held: jnp.where(jnp.isfinite(held), value, held), free, anchor)
+    params = problem.constrain(held)
+    return problem.loss(problem.prepare(params), rows) + problem.penalty(params)
+
+
+def close(actual: Any, desired: Any, tolerance: float = 1e-12) -> None:
+    """Leaf by leaf, relative to the largest entry of a leaf."""
+    chex.assert_trees_all_equal_structs(actual, desired)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(1 + jnp.max(jnp.abs(b))))
+
+
+@pytest.mark.parametrize("size", [None, 7, 61, 10])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_is_that_of_the_whole_loss(name, size):
+    problem, params, data = case(name, 61)
+    objective = solve.make_objective(problem, params, data, reduce=Blocks(size))
+    anchor = objective.unconstrain(params)
+    free = objective.free(anchor)
+    value, grad = jax.jit(Objective.value_and_grad)(objective, free, anchor)
+    whole = partial(whole_loss, problem, anchor=anchor, rows=Rows(data.x, data.weights))
+    expected, expected_grad = jax.value_and_grad(whole)(free)
+    close((value, grad), (expected, expected_grad))
+    close(objective.value(params), expected)
+    # A central difference along a direction, where the loss is smooth.
+    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape) + 1.0), free)
+    ahead, behind = (whole(jax.tree.map(lambda a, d, h=h: a + h * d, free, direction)) for h in (1e-6, -1e-6))
+    np.testing.assert_allclose(optax.tree.vdot(grad, direction), (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["kmeans_map", "mixture_map"])
+def test_the_mean_has_the_same_derivative_in_either_mode(name):
+    problem, params, data = case(name, 61)
+    objective = solve.make_objective(problem, params, data, reduce=Blocks(7))
+    anchor = objective.unconstrain(params)
+    free = objective.free(anchor)
+    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape) + 1.0), free)
+
+    def mean(free):
+        return objective.mean_value(free, anchor)
+
+    value, grad = objective.mean_value_and_grad(free, anchor)
+    close(value, objective.value(params) / jnp.sum(data.weights))
+    close(jax.grad(mean)(free), grad)
+    close(jax.jit(jax.grad(mean))(free), grad)
+    close(jax.jvp(mean, (free,), (direction,))[1], optax.tree.vdot(grad, direction))
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 0.1]), free)
+    swept = jax.vmap(jax.grad(mean))(many)
+    for i in range(2):
+        close(
+            *(jax.tree.map(lambda leaf, i=i: leaf[i], swept), jax.grad(mean)(jax.tree.map(lambda f, i=i: f[i], many)))
+        )
+
+
+@pytest.mark.parametrize("name", ["kmeans", "mixture_map"])
+def test_batches_of_an_epoch_estimate_the_loss_without_bias(name):
+    problem, params, data = case(name, 60)
+    objective = solve.make_objective(problem, params, data, reduce=Blocks(7))
+    batches = objective.epoch(jax.random.key(0), 12)
+    assert np.sort(batches.ravel()).tolist() == list(range(60))
+    anchor = objective.unconstrain(params)
+    free = objective.free(anchor)
+    parts = [objective.take(batch).mean_value_and_grad(free, anchor) for batch in batches]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *parts)
+    close(mean, objective.mean_value_and_grad(free, anchor))
+
+
+@choice
+class Summed:
+    """Sums over the rows of all devices of a mesh axis."""
+
+    axis: str = static(default="rows")
+
+    def cut(self, x, weights, footprint):
+        return Blocks(7).cut(x, weights, footprint)
+
+    def __call__(self, fn, prepared, rows):
+        return jax.lax.psum(Blocks(7)(fn, prepared, rows), self.axis)
+
+
+def on_two_devices(function: Any, problem: Problem, params: Any, data: Any) -> Any:
+    """`function(objective, params)` where each of two devices has half of the rows."""
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    reduce = Summed()
+
+    def of_part(x, weights, params, problem):
+        rows = reduce.cut(x, weights, problem.footprint(2, x.shape[1]))
+        total = jax.lax.psum(jnp.sum(weights), "rows")
+        return function(Objective(problem, rows, total, reduce, x.shape[0]), params)
+
+    by_rows, same = PartitionSpec("rows"), PartitionSpec()
+    mapped = jax.shard_map(of_part, mesh=mesh, in_specs=(by_rows, by_rows, same, same), out_specs=same, check_vma=False)
+    return jax.jit(mapped)(data.x, data.weights, params, problem)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_over_two_devices_is_that_of_one(name):
+    problem, params, data = case(name, 122)
+
+    def both(objective, params):
+        anchor = objective.unconstrain(params)
+        free = objective.free(anchor)
+        of_mean = jax.value_and_grad(lambda free: objective.mean_value(free, anchor))(free)
+        return objective.value_and_grad(free, anchor), of_mean
+
+    expected = both(solve.make_objective(problem, params, data, reduce=Blocks(7)), params)
+    close(on_two_devices(both, problem, params, data), expected)
+
+
+def backtracking(rate):
+    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
+    return optax.chain(optax.sgd(rate), search)
+
+
+GRADIENTS = (solve.LBFGS(), solve.Optax(backtracking, 1.0))
+# The farthest row of K-means is not a sum: `Summed` has no collective form of it.
+STEPS = [("kmeans_map", solver) for solver in GRADIENTS]
+STEPS += [
+    (name, solver)
+    for name in ("mixture_map", "poisson")
+    for solver in (*GRADIENTS, solve.EM(), solve.OverRelaxed(), solve.Squarem())
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), STEPS, ids=lambda value: value if isinstance(value, str) else type(value).__name__
+)
+def test_steps_over_two_devices_are_those_of_one(name, solver):
+    problem, params, data = case(name, 122)
+
+    def steps(objective, params):
+        def body(state, _):
+            return solver.step(objective, state)
+
+        state, losses = jax.lax.scan(body, solver.init(objective, params), length=5)
+        return losses, solver.params(objective, state), solver.passes(state, jnp.array(5))
+
+    expected = jax.jit(steps)(solve.make_objective(problem, params, data, reduce=Blocks(7)), params)
+    actual = on_two_devices(steps, problem, params, data)
+    assert (np.diff(expected[0]) < 0).all()
+    close(actual, expected, 1e-9)
