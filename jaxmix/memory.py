@@ -1,5 +1,6 @@
 """Memory shared with NumPy: arrays are copied when they come in, and read in place where the host holds them."""
 
+import functools
 import math
 from typing import Any
 
@@ -53,6 +54,24 @@ def adopted(own: np.ndarray) -> Array:
     # Within the user's jit, too, the values are known.
     with jax.ensure_compile_time_eval():
         return jax.device_put(own, may_alias=True)
+
+
+@functools.lru_cache(maxsize=64)
+def constant(value: float, shape: tuple[int, ...], dtype: Any) -> Array:
+    """A small array of one value, kept from call to call: making one takes as long as a step on a few rows.
+
+    Example:
+      >>> import numpy as np
+      >>> constant(1.0, (2,), np.dtype(np.float32)).tolist()
+      [1.0, 1.0]
+    """
+    return copied(np.full(shape, value, dtype))
+
+
+@functools.lru_cache(maxsize=2)
+def ones(num_rows: int, dtype: Any) -> Array:
+    """The weights of rows that have none, of shape (N,), kept for the next rows of the same number."""
+    return copied(np.ones(num_rows, dtype))
 
 
 def on_host(array: Array | np.ndarray) -> Any:

@@ -88,6 +88,11 @@ class Problem:
         """
         return self
 
+    @property
+    def is_movable(self) -> bool:
+        """Whether `moved` may be called: whether the class defines it."""
+        return defines(self, "moved")
+
     def moved(self, params: Params | None, frame: Frame) -> "tuple[Problem, Params] | None":
         """Model and parameters for rows that `frame.apply` has moved; None (the default) where they cannot be moved.
 

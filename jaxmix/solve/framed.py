@@ -67,10 +67,9 @@ def moved_rows(
       reduce: how sums are taken.
       weighted: whether any weight is not one.
     """
-    one = memory.copied(np.ones((), data.x.dtype))
+    one = memory.constant(1.0, (), data.x.dtype)
     scale = (one if scale is None else scale) if problem.squared_units else None
-    there = Frame(data.origin, scale)
-    frame = None if jax.eval_shape(lambda: problem.moved(None, there)) is None else there
+    frame = Frame(data.origin, scale) if problem.is_movable else None
     x, weights = data.x, data.weights if weighted else None
     num_rows, num_features = x.shape
     footprint = problem.footprint(k, num_features)
