@@ -59,7 +59,7 @@ def close(actual: Any, desired: Any, tolerance: float = 1e-12) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(1 + jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize("size", [None, 7, 61, 10])
+@pytest.mark.parametrize("size", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (None, 61, 10))])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_is_that_of_the_whole_loss(name, size):
     problem, params, data = case(name, 61)
