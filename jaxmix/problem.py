@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -25,7 +26,8 @@ class Problem:
 
     Example:
       >>> from typing import NamedTuple
-      >>> import jax.numpy as jnp
+      >>> import jax
+    import jax.numpy as jnp
       >>> from jaxmix import Problem, solve
       >>> from jaxmix.pytree import choice
       >>> class Stats(NamedTuple):
@@ -88,10 +90,9 @@ class Problem:
         """
         return self
 
-    @property
-    def is_movable(self) -> bool:
-        """Whether `moved` may be called: whether the class defines it."""
-        return defines(self, "moved")
+    def is_movable(self, frame: Frame) -> bool:
+        """Whether `moved` returns a model. The default: it is traced, once a fit."""
+        return defines(self, "moved") and jax.eval_shape(lambda: self.moved(None, frame)) is not None
 
     def moved(self, params: Params | None, frame: Frame) -> "tuple[Problem, Params] | None":
         """Model and parameters for rows that `frame.apply` has moved; None (the default) where they cannot be moved.

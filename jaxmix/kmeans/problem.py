@@ -119,6 +119,10 @@ class KMeans(Problem):
         many = rows.x.size >= QUICK_ROWS * rows.x.shape[-1] and jax.default_backend() == "cpu"
         return KMeans(self.empty, reduce(_squares, None, rows)) if many and type(self) is KMeans else self
 
+    def is_movable(self, frame: Frame) -> bool:
+        """True; another class may say otherwise."""
+        return type(self) is KMeans or super().is_movable(frame)
+
     def moved(self, params: Array | None, frame: Frame) -> "tuple[KMeans, Array | None]":
         """Centers move as the rows do."""
         return self, None if params is None else frame.apply(params)

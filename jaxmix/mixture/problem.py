@@ -112,11 +112,6 @@ class MixtureModel(Problem):
         """With the component for these rows."""
         return MixtureModel(self.component.bind(rows, reduce), self.assignment)
 
-    @property
-    def is_movable(self) -> bool:
-        """Whether the component defines `moved`."""
-        return type(self.component).moved is not Component.moved
-
     def moved(self, params: Mixture | None, frame: Frame) -> "tuple[MixtureModel, Mixture | None] | None":
         """Component and parameters move as the rows do; None where the component cannot be moved."""
         found = self.component.moved(None if params is None else params.components, frame)

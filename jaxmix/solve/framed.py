@@ -69,7 +69,8 @@ def moved_rows(
     """
     one = memory.constant(1.0, (), data.x.dtype)
     scale = (one if scale is None else scale) if problem.squared_units else None
-    frame = Frame(data.origin, scale) if problem.is_movable else None
+    there = Frame(data.origin, scale)
+    frame = there if problem.is_movable(there) else None
     x, weights = data.x, data.weights if weighted else None
     num_rows, num_features = x.shape
     footprint = problem.footprint(k, num_features)
