@@ -26,8 +26,7 @@ class Problem:
 
     Example:
       >>> from typing import NamedTuple
-      >>> import jax
-    import jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from jaxmix import Problem, solve
       >>> from jaxmix.pytree import choice
       >>> class Stats(NamedTuple):
