@@ -83,10 +83,15 @@ class Component:
         """Parameters of K equal components, from which a start is taken; they also say the shapes."""
         raise NotImplementedError(f"{type(self).__name__} must define `initial(k, num_features, dtype)`.")
 
-    def place(self, counts: Array, moments: Any, params: Any) -> Any:
+    def place(self, counts: Array, sums: Array, params: Any) -> Any:
         """The initial parameters moved to where the rows are, so that a start can take its moments about that place.
 
-        Args and result as in `maximize`. Define it where moments about a far place lose digits. The default: `params`.
+        Define it where moments about a far place lose digits. The default: `params`.
+
+        Args:
+          counts: Array of shape (K,), the sums of the shares.
+          sums: Array of shape (K, D), the rows, weighted by their shares.
+          params: the initial parameters.
         """
         return params
 

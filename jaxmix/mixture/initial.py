@@ -77,10 +77,14 @@ def _maximized(
     def sums(params: Any) -> tuple[Array, Any]:
         return reduce(of_block, (held, component.prepare(params)), rows)
 
-    counts, moments = sums(params)
+    def of_rows(held: Any, block: Rows) -> tuple[Array, Array]:
+        shares = block.weigh(shares_of(held, block, num_features))
+        return total(shares), linalg.dot(shares, block.x[:, :num_features])
+
     if type(component).place is not Component.place:
-        params = component.place(counts, moments, params)
-        counts, moments = sums(params)
+        # First the means alone: all moments about a far place would lose digits, and take longer.
+        params = component.place(*reduce(of_rows, held, rows), params)
+    counts, moments = sums(params)
     log_weights = jnp.where(is_on, jnp.zeros((), data.x.dtype), -jnp.inf)
     # By the model's own M-step, with the component in its frame.
     stats = Stats(jnp.zeros((), data.x.dtype), counts, moments)

@@ -34,6 +34,9 @@ MATRICES, VARIANCES = (Full, Tied), (Diagonal, Spherical, TiedDiagonal, TiedSphe
 LEAST_ROWS, MOST_ROWS, ROOM = 512, 1536, 2**15
 """Rows of a block on CPU, and components times rows: log densities and moments stay in the cache of one core."""
 
+PRODUCTS_ROOM = 2**20
+"""Products of features and log densities of such a block."""
+
 
 class Normal(NamedTuple):
     """The parameters of Gaussian components.
@@ -163,11 +166,11 @@ class Gaussian(Component):
         """Standard normal components."""
         return Normal(jnp.zeros((k, num_features), dtype), self.covariance.identity(k, num_features, dtype))
 
-    def place(self, counts: Array, moments: Moments, params: Normal) -> Normal:
+    def place(self, counts: Array, sums: Array, params: Normal) -> Normal:
         """At the means of the components' rows; those without rows at the mean of all."""
-        overall = linalg.safe_divide(jnp.sum(moments.first, axis=0), jnp.sum(counts))
-        shift = jnp.where((counts == 0)[:, None], overall[None], moments.shift(counts))
-        return params._replace(means=params.means + shift)
+        overall = linalg.safe_divide(jnp.sum(sums, axis=0), jnp.sum(counts))
+        own = linalg.safe_divide(sums, counts[:, None])
+        return params._replace(means=jnp.where((counts == 0)[:, None], overall[None], own))
 
     def pseudo_counts(self, counts: Array, is_on: Array) -> Array:
         """With a prior, counts plus those of its Dirichlet distribution."""
@@ -235,8 +238,12 @@ class Gaussian(Component):
         return num_components * num_features + params.covariance.num_free_parameters(num_components, num_features)
 
     def footprint(self, k: int, num_features: int) -> Footprint:
-        """The differences of rows and means; on CPU, log densities that stay in the cache of one core."""
-        return Footprint(k * num_features, room=ROOM * num_features, least=LEAST_ROWS, most=MOST_ROWS)
+        """The differences of rows and means; on CPU, what stays in the cache of one core."""
+        num_products = 2 * num_features + 1
+        if self.covariance is Full:
+            num_products = (num_features + 1) * (num_features + 2) // 2
+        rows = min(max(ROOM // k, LEAST_ROWS), PRODUCTS_ROOM // (num_products + 2 * k), MOST_ROWS)
+        return Footprint(k * num_features, room=max(rows, 1) * k * num_features)
 
     def is_valid(self, params: Normal, numpy: Any) -> list[Any]:
         """Finite entries, and scales above 0."""
