@@ -27,18 +27,30 @@ def choose(chosen: Array, if_true: Callable[..., Any], if_false: Callable[..., A
       0.0
     """
     shapes = jax.eval_shape(if_true, *operands)
-    # Made of the operands, so that over a mesh it varies as they do.
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return when(~chosen, if_false, when(chosen, if_true, empty, *operands), *operands)
 
-    def evaluated(function: Callable[..., Any], wanted: Array, found: Any) -> Any:
-        def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            # As if the operands depended on the loop: XLA would take out of it, and run always, all that does not.
-            held = jax.lax.optimization_barrier((operands, carry[0]))[0]
-            return jnp.zeros_like(carry[0]), function(*held)
 
-        return jax.lax.while_loop(lambda carry: carry[0], once, (wanted, found))[1]
+def when(chosen: Array, function: Callable[..., Any], otherwise: Any, *operands: Any) -> Any:
+    """The value of a function where it is chosen, and another value elsewhere; as `choose` under `vmap`.
 
-    return evaluated(if_false, ~chosen, evaluated(if_true, chosen, empty))
+    Args:
+      chosen: Array of shape (), bool.
+      function: of the operands to a pytree of arrays.
+      otherwise: a pytree of the same structure, shapes and dtypes.
+      *operands: pytrees of arrays.
+
+    Example:
+      >>> when(jnp.array(False), jnp.sin, jnp.array(5.0), jnp.array(0.0)).item()
+      5.0
+    """
+
+    def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        # As if the operands depended on the loop: XLA would take out of it, and run always, all that does not.
+        held = jax.lax.optimization_barrier((operands, carry[0]))[0]
+        return jnp.zeros_like(carry[0]), function(*held)
+
+    return jax.lax.while_loop(lambda carry: carry[0], once, (chosen, otherwise))[1]
 
 
 def recompute(found: Array, needed: Array, function: Callable[[Array, int], Array], size: int) -> Array:

@@ -17,7 +17,6 @@ from jaxmix import linalg, memory
 MEAN_BLOCK = 200_000
 """Numbers in a block of rows whose mean is taken at once."""
 
-
 FEW_ROWS = 256
 """Rows that are read first, to see whether the others need be."""
 
@@ -155,22 +154,22 @@ def exact_origin(x: Any, weights: Any) -> Any:
       >>> exact_origin(x, jnp.ones(2)).tolist()
       [10.0, 0.0]
     """
-    numpy: Any = jnp
-    if isinstance(x, np.ndarray):
-        numpy = np
-        # A few rows tell of most data that no mean will do.
-        if not _may_be_exact(x[:FEW_ROWS], np).any() or not _may_be_exact(x, np).any():
-            return np.zeros(x.shape[1], x.dtype)
+    on_host = isinstance(x, np.ndarray)
+    numpy: Any = np if on_host else jnp
+    # A few rows tell of most data that no mean will do.
+    if on_host and not _may_be_exact(x[:FEW_ROWS].min(axis=0), x[:FEW_ROWS].max(axis=0)).any():
+        return np.zeros(x.shape[1], x.dtype)
     low, high = x.min(axis=0), x.max(axis=0)
+    if on_host and not _may_be_exact(low, high).any():
+        return np.zeros(x.shape[1], x.dtype)
     center = mean(x, weights)
     is_exact = (low >= center / 2) & (high / 2 <= center) & (low > 0)
     is_exact |= (high <= center / 2) & (low / 2 >= center) & (high < 0)
     return numpy.where(is_exact, center, 0).astype(x.dtype)
 
 
-def _may_be_exact(x: Any, numpy: Any) -> Any:
+def _may_be_exact(low: Any, high: Any) -> Any:
     """Whether a feature is of one sign, and no row more than four times another."""
-    low, high = numpy.min(x, axis=0), numpy.max(x, axis=0)
     return ((low > 0) & (high / 4 <= low)) | ((high < 0) & (low / 4 >= high))
 
 

@@ -60,18 +60,14 @@ def adopted(own: np.ndarray) -> Array:
 def constant(value: float, shape: tuple[int, ...], dtype: Any) -> Array:
     """A small array of one value, kept from call to call: making one takes as long as a step on a few rows.
 
+    It must not leave the library: a caller could donate it to a program of theirs, and so delete it for all.
+
     Example:
       >>> import numpy as np
       >>> constant(1.0, (2,), np.dtype(np.float32)).tolist()
       [1.0, 1.0]
     """
     return copied(np.full(shape, value, dtype))
-
-
-@functools.lru_cache(maxsize=2)
-def ones(num_rows: int, dtype: Any) -> Array:
-    """The weights of rows that have none, of shape (N,), kept for the next rows of the same number."""
-    return copied(np.ones(num_rows, dtype))
 
 
 def on_host(array: Array | np.ndarray) -> Any:

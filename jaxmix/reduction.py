@@ -30,7 +30,6 @@ ALIGNMENT = 16
 CACHE_ROWS = 1024
 """But no multiple of this: columns of a block would share the lines of a CPU's cache."""
 
-
 SMALL_ROWS = 1024
 """So few rows are one block as they are."""
 
@@ -41,8 +40,6 @@ class Footprint(NamedTuple):
     Attributes:
       numbers: how many numbers for each row, beside its features.
       room: how many numbers in all a block on CPU may hold, where the problem knows better; None for what suits most.
-      least: the fewest rows of such a block.
-      most: the most rows of such a block.
 
     Example:
       >>> Footprint(16).numbers
@@ -51,8 +48,6 @@ class Footprint(NamedTuple):
 
     numbers: int
     room: int | None = None
-    least: int = 1
-    most: int | None = None
 
 
 def rows_per_block(num_rows: int, num_features: int, footprint: Footprint, itemsize: int) -> int:
@@ -77,8 +72,7 @@ def rows_per_block(num_rows: int, num_features: int, footprint: Footprint, items
     platform = "cpu" if jax.default_backend() == "cpu" else "default"
     width = itemsize * footprint.numbers
     if platform == "cpu" and footprint.room is not None:
-        size = max(footprint.room // footprint.numbers, footprint.least)
-        size = size if footprint.most is None else min(size, footprint.most)
+        size = max(1, footprint.room // footprint.numbers)
     elif num_rows * width <= WHOLE_BYTES[platform] or (platform == "cpu" and num_features >= WIDE):
         size = num_rows
     else:
@@ -128,8 +122,8 @@ class Blocks:
 
     $$s = \sum_b f(p, \text{block}_b)$$
 
-    Totals of more than one block are carried in two numbers, the sum and what it has lost: counts of float32 would be
-    exact only to 2^24 rows.
+    Totals of scalars and vectors over blocks, such as the loss and the counts, are carried in two numbers, the sum and
+    what it has lost: counts of float32 would be exact only to 2^24 rows.
 
     Attributes:
       size: rows a block, static; None for what suits the problem and the platform. It sets time and memory, and changes
@@ -188,7 +182,7 @@ class Blocks:
         # It is made of the data, so that over a mesh it varies as they do.
         zero = jnp.zeros_like(rows.x, shape=())
         empty = jax.tree.map(lambda leaf: jnp.broadcast_to(zero.astype(leaf.dtype), leaf.shape), shapes)
-        start = (empty, [jnp.zeros_like(leaf) for leaf in _sums(empty)])
+        start = (empty, [jnp.zeros_like(leaf) for leaf in _long(empty)])
         total = jax.lax.scan(body, start, jnp.arange(whole, dtype=jnp.int32))[0]
         if rows.valid is not None:
             total = _add(total, fn(prepared, last))
@@ -266,13 +260,13 @@ def _merges(node: Any) -> bool:
     return hasattr(node, "merge")
 
 
-def _is_sum(node: Any) -> bool:
-    return not _merges(node) and jnp.issubdtype(node.dtype, jnp.floating)
+def _is_long(node: Any) -> bool:
+    """Whether a total is carried in two numbers: floating scalars and vectors, such as the loss and the counts."""
+    return not _merges(node) and jnp.issubdtype(node.dtype, jnp.floating) and node.ndim <= 1
 
 
-def _sums(stats: Stats) -> list[Array]:
-    """The floating leaves that add."""
-    return [node for node in jax.tree.leaves(stats, is_leaf=_merges) if _is_sum(node)]
+def _long(stats: Stats) -> list[Array]:
+    return [node for node in jax.tree.leaves(stats, is_leaf=_merges) if _is_long(node)]
 
 
 def _add(total: tuple[Stats, list[Array]], value: Stats) -> tuple[Stats, list[Array]]:
@@ -284,10 +278,10 @@ def _add(total: tuple[Stats, list[Array]], value: Stats) -> tuple[Stats, list[Ar
         of_b = s - a
         return jnp.where(jnp.isfinite(s), (a - (s - of_b)) + (b - of_b), 0)
 
-    sums = zip(_sums(stats), _sums(value), _sums(merged), strict=True)
+    sums = zip(_long(stats), _long(value), _long(merged), strict=True)
     return merged, [old + residue(*terms) for old, terms in zip(lost, sums, strict=True)]
 
 
 def _rounded(stats: Stats, lost: list[Array]) -> Stats:
     left = iter(lost)
-    return jax.tree.map(lambda node: node + next(left) if _is_sum(node) else node, stats, is_leaf=_merges)
+    return jax.tree.map(lambda node: node + next(left) if _is_long(node) else node, stats, is_leaf=_merges)

@@ -261,7 +261,8 @@ class Objective:
         share = jnp.asarray(self.num_rows / indices.shape[0], self.dtype)
         x, weights = flat(self.rows)
         weights = jnp.broadcast_to(share, indices.shape) if weights is None else share * weights[indices]
-        return Objective(self.problem, Rows(x[indices], weights), self.total, self.reduce, indices.shape[0])
+        rows = Rows(x[indices], weights)
+        return Objective(self.problem.bind(rows, self.reduce), rows, self.total, self.reduce, indices.shape[0])
 
 
 class _ValueAndGrad(NamedTuple):

@@ -116,8 +116,7 @@ def as_data_and_unit(x: ArrayLike | Data, weights: ArrayLike | None = None) -> t
             with np.errstate(invalid="ignore"):
                 low, high = rows.min(), rows.max()
             _check_values(rows, counts, low, high)
-            origin = frame.exact_origin(rows, counts)
-            origin = _as_jax(origin) if np.any(origin) else memory.constant(0.0, origin.shape, origin.dtype)
+            origin = _as_jax(frame.exact_origin(rows, counts))
             return data._replace(origin=origin), frame.scale_within(low, high, data.x.dtype)
     data = _set_to_nan(_shaped_data(x, weights))
     return data._replace(origin=frame.exact_origin(data.x, data.weights)), frame.scale_of(data.x)
@@ -130,9 +129,9 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
         raise ValueError(f"`x` must have shape (N, D), got {x.shape}.{hint}")
     if 0 in x.shape:
         raise ValueError(f"`x` must have at least one row and one column, got shape {x.shape}.")
-    origin = memory.constant(0.0, x.shape[1:], x.dtype)
+    origin = memory.copied(np.zeros(x.shape[1], x.dtype))
     if weights is None:
-        return Data(x, memory.ones(x.shape[0], x.dtype), origin)
+        return Data(x, memory.copied(np.ones(x.shape[0], x.dtype)), origin)
     weights = as_floating(weights, "weights").astype(x.dtype)
     if weights.shape != x.shape[:1]:
         raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")

@@ -154,3 +154,13 @@ def test_centers_taken_from_an_estimator_do_not_follow_its_next_step():
     before = np.array(taken)
     estimator.partial_fit(X + 1)
     np.testing.assert_array_equal(taken, before)
+
+
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+def test_a_caller_may_donate_what_a_function_returned():
+    data = as_data(X)
+    jax.jit(lambda data: Data(data.x + 1, data.weights + 1, data.origin + 1), donate_argnums=0)(data)
+    again = as_data(X)
+    np.testing.assert_array_equal(again.weights, 1.0)
+    np.testing.assert_array_equal(again.origin, 0.0)
+    assert kmeans.fit(KEY, X, K, **ONCE).loss > 0

@@ -125,7 +125,7 @@ def prepare(centers: Array) -> Prepared:
     return Prepared(centers, -2 * on, squares, apart, broken)
 
 
-def labels(prepared: Prepared, x: Array) -> tuple[Array, Array | None]:
+def labels(prepared: Prepared, x: Array) -> tuple[Array, Array]:
     """The nearest center of each row: the first of equally near ones.
 
     Args:
@@ -134,7 +134,7 @@ def labels(prepared: Prepared, x: Array) -> tuple[Array, Array | None]:
 
     Returns:
       int32 of shape (n,), in [0, K); and the least scores of shape (n,): squared distances, less the square of the row
-      where distances are expanded, and None where they are not known. Nothing flows back through it.
+      where distances are expanded. Nothing flows back through it.
     """
     prepared, x = jax.lax.stop_gradient((prepared, x))
     k, num_features = prepared.centers.shape
@@ -184,7 +184,7 @@ def e_step(prepared: Prepared, rows: Rows) -> Stats:
 def loss(prepared: Prepared, rows: Rows) -> Array:
     """J of one block, from direct differences to the nearest center."""
     found, costs = labels(prepared, rows.x)
-    if costs is None or is_expanded(*prepared.centers.shape):
+    if is_expanded(*prepared.centers.shape):
         costs = loss_rows(prepared.centers, rows.x, found)
     return jnp.sum(rows.weigh(costs))
 

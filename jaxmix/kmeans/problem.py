@@ -92,18 +92,20 @@ class KMeans(Problem):
         """One step of Lloyd's algorithm: by sums about zero where these are accurate, else about the centers."""
         if self.scatter is None:
             return super().em_step(params, rows, reduce)
-        prepared = self.prepare(params)
-        stats = reduce(nearest.quick_step, prepared, rows)
-        new, loss, is_accurate = _quick(stats, prepared, self.scatter, rows.x.shape[-2])
+        prepared, scatter = self.prepare(params), self.scatter
 
-        def careful(prepared: Prepared, new: Array, loss: Array) -> tuple[Array, Array]:
+        def quick(prepared: Prepared) -> tuple[Array, Array, Array]:
+            stats = reduce(nearest.quick_step, prepared, rows)
+            return _quick(stats, prepared, scatter, rows.x.shape[-2])
+
+        def careful(prepared: Prepared) -> tuple[Array, Array, Array]:
             stats = reduce(self.e_step, prepared, rows)
-            return self.m_step(stats, prepared.centers), stats.loss
+            return self.m_step(stats, prepared.centers), stats.loss, jnp.array(True)
 
-        def quick(prepared: Prepared, new: Array, loss: Array) -> tuple[Array, Array]:
-            return new, loss
-
-        return branches.choose(is_accurate, quick, careful, prepared, new, loss)
+        # What the centers alone tell is known before a pass over the rows.
+        found = branches.when(prepared.apart, quick, (params, jnp.zeros_like(scatter), jnp.array(False)), prepared)
+        new, loss, _ = branches.when(~found[2], careful, found, prepared)
+        return new, loss
 
     def recenter(self, stats: Stats, params: Array, new: Array) -> Stats:
         """`kmeans.recenter`: the same rows' sums about other centers."""
@@ -116,8 +118,10 @@ class KMeans(Problem):
     def bind(self, rows: Rows, reduce: Any) -> "KMeans":
         """With the sum of the rows' squares where there are many rows, on CPU: else sums about zero gain nothing."""
         # Another class may have other steps.
+        if type(self) is not KMeans:
+            return self
         many = rows.x.size >= QUICK_ROWS * rows.x.shape[-1] and jax.default_backend() == "cpu"
-        return KMeans(self.empty, reduce(_squares, None, rows)) if many and type(self) is KMeans else self
+        return KMeans(self.empty, reduce(_squares, None, rows) if many else None)
 
     def is_movable(self, frame: Frame) -> bool:
         """True; another class may say otherwise."""
@@ -177,5 +181,5 @@ def _quick(stats: QuickStats, prepared: Prepared, scatter: Array, num_rows: int)
     noise = chain * jnp.finfo(centers.dtype).eps * (jnp.abs(on) + width)
     moves = jnp.any(is_on[:, None] & (jnp.abs(new - centers) > noise))
     filled = jnp.all((stats.counts > 0) | ~is_on)
-    is_accurate = prepared.apart & filled & moves & (scatter <= QUICK_RATIO * loss)
+    is_accurate = filled & moves & (scatter <= QUICK_RATIO * loss)
     return new, loss, is_accurate

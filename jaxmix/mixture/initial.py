@@ -10,6 +10,7 @@ from jax import Array
 from jaxmix import linalg
 from jaxmix.data import Data, Rows
 from jaxmix.frame import Frame
+from jaxmix.kernels import nearest
 from jaxmix.mixture.component import Component, total
 from jaxmix.mixture.model import Mixture, Stats
 from jaxmix.reduction import Blocks
@@ -24,7 +25,7 @@ def from_responsibilities(model: Any, responsibilities: Array, data: Data) -> Mi
       data: the rows.
     """
     is_on = jnp.ones(responsibilities.shape[1], bool)
-    return _maximized(model, _given, None, is_on, data, responsibilities.astype(data.x.dtype))
+    return _maximized(model, _given, is_on, data, columns=responsibilities.astype(data.x.dtype))
 
 
 def from_centers(model: Any, centers: Array, active: Array, data: Data) -> Mixture:
@@ -36,25 +37,30 @@ def from_centers(model: Any, centers: Array, active: Array, data: Data) -> Mixtu
       active: Array of shape (K,), bool. Components of others are switched off.
       data: the rows.
     """
-    return _maximized(model, _nearest, (centers, active), active, data, None)
+    return _maximized(model, _nearest, active, data, centers=jnp.where(active[:, None], centers, jnp.inf))
 
 
-def _given(held: None, rows: Rows, num_features: int) -> Array:
+def _given(_: None, rows: Rows, num_features: int) -> Array:
     return rows.x[:, num_features:].T
 
 
-def _nearest(held: tuple[Array, Array], rows: Rows, num_features: int) -> Array:
-    centers, active = held
-    distances = jnp.where(active[None], linalg.squared_distances(rows.x, centers), jnp.inf)
-    # A center of NaN is nearest to nothing, whatever argmin says.
-    known = jnp.where(jnp.any(jnp.isnan(centers)), jnp.nan, jnp.ones((), rows.x.dtype))
-    return known * jax.nn.one_hot(jnp.argmin(distances, axis=1), centers.shape[0], dtype=rows.x.dtype, axis=0)
+def _nearest(centers: nearest.Prepared, rows: Rows, num_features: int) -> Array:
+    found = nearest.labels(centers, rows.x)[0]
+    # A center of NaN is nearest to nothing, whatever the labels say.
+    known = jnp.where(centers.broken >= 0, jnp.nan, jnp.ones((), rows.x.dtype))
+    return known * jax.nn.one_hot(found, centers.centers.shape[0], dtype=rows.x.dtype, axis=0)
 
 
 def _maximized(
-    model: Any, shares_of: Callable[[Any, Rows, int], Array], held: Any, is_on: Array, data: Data, columns: Array | None
+    model: Any,
+    shares_of: Callable[[Any, Rows, int], Array],
+    is_on: Array,
+    data: Data,
+    *,
+    centers: Array | None = None,
+    columns: Array | None = None,
 ) -> Mixture:
-    """The M-step of rows that no mixture has seen, whose shares are made of `held` and of columns beside the rows."""
+    """The M-step of rows that no mixture has seen, whose shares are made of centers, or of columns beside the rows."""
     k, num_features = is_on.shape[0], data.x.shape[1]
     component = model.component
     params = component.initial(k, num_features, data.x.dtype)
@@ -64,7 +70,8 @@ def _maximized(
     x = data.x
     if found is not None:
         component, x = found[0], frame.apply(x)
-        held = None if held is None else (frame.apply(held[0]), held[1])
+        centers = None if centers is None else frame.apply(centers)
+    held = None if centers is None else nearest.prepare(centers)
     extended = x if columns is None else jnp.concatenate([x, columns], axis=1)
     reduce = Blocks()
     rows = reduce.cut(extended, data.weights, component.footprint(k, num_features))

@@ -10,6 +10,7 @@ from cases import blobs
 from jaxmix import Blocks, as_data, kmeans, reduction, solve
 from jaxmix.data import Rows
 from jaxmix.kernels import nearest
+from jaxmix.kmeans.problem import QUICK_ROWS
 from jaxmix.pytree import choice
 from jaxmix.reduction import Footprint
 
@@ -106,6 +107,23 @@ def test_centers_closer_than_the_expansion_can_tell_are_told_apart(monkeypatch):
     jax.clear_caches()
     assert np.mean(labels(close, data.x) != nearest.labels_reference(close, data.x)) > 0.01
     jax.clear_caches()
+
+
+def test_a_step_between_centers_that_are_not_apart_takes_no_sums_about_zero(monkeypatch):
+    calls, quick = [], nearest.quick_step
+
+    def counted(prepared, rows):
+        jax.debug.callback(lambda: calls.append(1))
+        return quick(prepared, rows)
+
+    monkeypatch.setattr(nearest, "quick_step", counted)
+    cases = case(9, 16, num_rows=QUICK_ROWS), close_pairs(num_rows=QUICK_ROWS)
+    for (centers, data), expected in zip(cases, (1, 0), strict=True):
+        objective = solve.make_objective(PROBLEM, centers, data)
+        calls.clear()
+        jax.block_until_ready(jax.jit(lambda objective, centers: objective.em_step(centers))(objective, centers))
+        jax.effects_barrier()
+        assert len(calls) == expected
 
 
 def test_rows_beyond_one_block_of_the_correction_are_corrected():

@@ -114,6 +114,16 @@ def test_batches_of_an_epoch_estimate_the_loss_without_bias(name):
     close(mean, objective.mean_value_and_grad(free, anchor))
 
 
+@pytest.mark.parametrize("size", [500, 5000])
+def test_a_step_on_a_batch_has_the_loss_of_the_batch(size):
+    # A fit of many rows has sums of all of them in its problem: a batch must have its own.
+    x = blobs(9000, 2, 4)
+    centers = jnp.asarray(x[:4] + 1.0)
+    batch = solve.make_objective(kmeans.KMeans(), centers, x).take(jnp.arange(size))
+    stats, loss = batch.stats(centers)
+    close(batch.em_step(centers), (batch.m_step(stats, centers), loss))
+
+
 @choice
 class Summed:
     """Sums over the rows of all devices of a mesh axis."""

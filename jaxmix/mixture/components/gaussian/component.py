@@ -243,7 +243,7 @@ class Gaussian(Component):
         if self.covariance is Full:
             num_products = (num_features + 1) * (num_features + 2) // 2
         rows = min(max(ROOM // k, LEAST_ROWS), PRODUCTS_ROOM // (num_products + 2 * k), MOST_ROWS)
-        return Footprint(k * num_features, room=max(rows, 1) * k * num_features)
+        return Footprint(k * num_features, room=rows * k * num_features)
 
     def is_valid(self, params: Normal, numpy: Any) -> list[Any]:
         """Finite entries, and scales above 0."""
