@@ -1,6 +1,6 @@
 """Branches that stay branches under `jax.vmap`, where `jax.lax.cond` evaluates both its functions.
 
-A loop of one round or none evaluates its body for a batch only where some member of the batch needs it.
+For a batch, a loop of one round or none evaluates a function only where some member of the batch needs it.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ def choose(chosen: Array, if_true: Callable[..., Any], if_false: Callable[..., A
 
     Args:
       chosen: Array of shape (), bool.
-      if_true: a function of the operands to a pytree of arrays.
+      if_true: a function of the operands to a pytree of arrays. It must take all arrays that `vmap` may batch as
+        operands.
       if_false: another, whose value has the same structure, shapes and dtypes.
       *operands: pytrees of arrays.
 
@@ -26,9 +27,31 @@ def choose(chosen: Array, if_true: Callable[..., Any], if_false: Callable[..., A
       >>> choose(jnp.array(True), jnp.sin, jnp.cos, jnp.array(0.0)).item()
       0.0
     """
-    shapes = jax.eval_shape(if_true, *operands)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return when(~chosen, if_false, when(chosen, if_true, empty, *operands), *operands)
+    leaves, structure = jax.tree.flatten(operands)
+
+    def of_leaves(function: Callable[..., Any]) -> Callable[[list], Any]:
+        return lambda leaves: function(*jax.tree.unflatten(structure, leaves))
+
+    functions = of_leaves(if_true), of_leaves(if_false)
+
+    @jax.custom_batching.custom_vmap
+    def one(chosen: Array, leaves: list) -> Any:
+        return jax.lax.cond(chosen, *functions, leaves)
+
+    @one.def_vmap
+    def batch(size: int, is_batched: tuple[bool, list], chosen: Array, leaves: list) -> tuple[Any, Any]:
+        axes = [0 if leaf else None for leaf in is_batched[1]]
+        every = [jax.vmap(function, in_axes=(axes,), axis_size=size) for function in functions]
+        if not is_batched[0]:
+            value = jax.lax.cond(chosen, *every, leaves)
+        else:
+            shapes = jax.eval_shape(every[0], leaves)
+            value = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            for function, wanted in zip(every, (chosen, ~chosen), strict=True):
+                value = _where_any(wanted, function, value, leaves, is_batched[1])
+        return value, jax.tree.map(lambda leaf: True, value)
+
+    return one(chosen, leaves)
 
 
 def when(chosen: Array, function: Callable[..., Any], otherwise: Any, *operands: Any) -> Any:
@@ -45,12 +68,27 @@ def when(chosen: Array, function: Callable[..., Any], otherwise: Any, *operands:
       5.0
     """
 
+    def evaluated(otherwise: Any, *operands: Any) -> Any:
+        return function(*operands)
+
+    return choose(chosen, evaluated, lambda otherwise, *operands: otherwise, otherwise, *operands)
+
+
+def _where_any(wanted: Array, function: Callable[[list], Any], value: Any, leaves: list, is_batched: list) -> Any:
+    """A batch of values where they are wanted, and `value` elsewhere: nothing is evaluated where none is wanted."""
+
     def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
         # As if the operands depended on the loop: XLA would take out of it, and run always, all that does not.
-        held = jax.lax.optimization_barrier((operands, carry[0]))[0]
-        return jnp.zeros_like(carry[0]), function(*held)
+        held = jax.lax.optimization_barrier([carry[0], *(x for x, own in zip(leaves, is_batched, strict=True) if own)])
+        own = iter(held[1:])
+        found = function([next(own) if batched else x for x, batched in zip(leaves, is_batched, strict=True)])
 
-    return jax.lax.while_loop(lambda carry: carry[0], once, (chosen, otherwise))[1]
+        def select(new: Array, old: Array) -> Array:
+            return jnp.where(wanted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return jnp.zeros_like(carry[0]), jax.tree.map(select, found, carry[1])
+
+    return jax.lax.while_loop(lambda carry: carry[0], once, (jnp.any(wanted), value))[1]
 
 
 def recompute(found: Array, needed: Array, function: Callable[[Array, int], Array], size: int) -> Array:

@@ -40,7 +40,7 @@ def mended(
 
     def of_chunk(start: Array, size: int) -> Array:
         old, is_lost, part = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (found, lost, x))
-        # As if it depended on the chunk: XLA would take out of the loop, and run always, all that does not.
+        # As if it depended on the block: XLA would take out of the loop, and run always, all that does not.
         held = jax.lax.optimization_barrier((params, start))[0]
         return jnp.where(is_lost.reshape(-1, *(1,) * (old.ndim - 1)), function(held, part), old)
 

@@ -19,6 +19,9 @@ from jaxmix.reduction import Footprint
 QUICK_ROWS = 4096
 """With fewer rows all steps are taken about the centers: both ways take no time, and one is less to compile."""
 
+QUICK_CENTERS = 128
+"""With more centers too: the distances take most of the time, and a step whose clusters are empty is taken twice."""
+
 QUICK_RATIO = 64.0
 """Sums about zero are taken where the rows' squares are at most this many times J: digits that are lost."""
 
@@ -90,21 +93,22 @@ class KMeans(Problem):
 
     def em_step(self, params: Array, rows: Rows, reduce: Any) -> tuple[Array, Array]:
         """One step of Lloyd's algorithm: by sums about zero where these are accurate, else about the centers."""
-        if self.scatter is None:
+        if self.scatter is None or params.shape[0] > QUICK_CENTERS:
             return super().em_step(params, rows, reduce)
-        prepared, scatter = self.prepare(params), self.scatter
+        prepared = self.prepare(params)
 
-        def quick(prepared: Prepared) -> tuple[Array, Array, Array]:
+        def quick(prepared: Prepared, scatter: Array, rows: Rows) -> tuple[Array, Array, Array]:
             stats = reduce(nearest.quick_step, prepared, rows)
             return _quick(stats, prepared, scatter, rows.x.shape[-2])
 
-        def careful(prepared: Prepared) -> tuple[Array, Array, Array]:
+        def careful(prepared: Prepared, rows: Rows) -> tuple[Array, Array, Array]:
             stats = reduce(self.e_step, prepared, rows)
             return self.m_step(stats, prepared.centers), stats.loss, jnp.array(True)
 
         # What the centers alone tell is known before a pass over the rows.
-        found = branches.when(prepared.apart, quick, (params, jnp.zeros_like(scatter), jnp.array(False)), prepared)
-        new, loss, _ = branches.when(~found[2], careful, found, prepared)
+        none = params, jnp.zeros_like(self.scatter), jnp.array(False)
+        found = branches.when(prepared.apart, quick, none, prepared, self.scatter, rows)
+        new, loss, _ = branches.when(~found[2], careful, found, prepared, rows)
         return new, loss
 
     def recenter(self, stats: Stats, params: Array, new: Array) -> Stats:

@@ -70,19 +70,19 @@ def test_fit_1d_equals_brute_force(small):
     assert (fits.status == Status.CONVERGED).all()
     assert (np.diff(fits.params[..., 0], axis=1) >= 0).all()
     # Where the optimum is unique the centers agree too: the generic sets.
-    for lane in [0, 1, 2, 8, 9, 10]:
-        np.testing.assert_allclose(fits.params[lane], np.sort(brute.params[lane], axis=0), rtol=1e-12)
+    for i in [0, 1, 2, 8, 9, 10]:
+        np.testing.assert_allclose(fits.params[i], np.sort(brute.params[i], axis=0), rtol=1e-12)
 
 
 def test_a_lane_equals_the_single_fit(small):
     x, weights, fits, brute = small
-    for lane in [1, 4, 8]:
+    for i in [1, 4, 8]:
         for batch, single in [
-            (fits, exact.fit_1d(x[lane], SMALL_K, weights=weights[lane])),
-            (brute, exact.brute_force(x[lane][:, None], SMALL_K, weights=weights[lane])),
+            (fits, exact.fit_1d(x[i], SMALL_K, weights=weights[i])),
+            (brute, exact.brute_force(x[i][:, None], SMALL_K, weights=weights[i])),
         ]:
-            np.testing.assert_allclose(batch.loss[lane], single.loss, rtol=1e-12)
-            np.testing.assert_allclose(batch.params[lane], single.params, rtol=1e-12)
+            np.testing.assert_allclose(batch.loss[i], single.loss, rtol=1e-12)
+            np.testing.assert_allclose(batch.params[i], single.params, rtol=1e-12)
 
 
 def test_brute_force_equals_itertools_in_two_dimensions():
@@ -91,16 +91,16 @@ def test_brute_force_equals_itertools_in_two_dimensions():
     weights[1, 2:4] = 0.0
     x[2] = random.integers(0, 2, size=(7, 2))
     fits = jax.vmap(lambda x, w: exact.brute_force(x, 3, weights=w))(x, weights)
-    for lane in range(4):
+    for i in range(4):
         # The first row may bear any label: let it bear 0.
         every = (np.array([0, *labels]) for labels in itertools.product(range(3), repeat=6))
-        least = min(partition_cost(x[lane], weights[lane], labels) for labels in every)
-        np.testing.assert_allclose(fits.loss[lane], least, rtol=1e-12, atol=1e-28)
+        least = min(partition_cost(x[i], weights[i], labels) for labels in every)
+        np.testing.assert_allclose(fits.loss[i], least, rtol=1e-12, atol=1e-28)
         # Between the bound and what restarts find.
-        bound = kmeans.lower_bound(x[lane], 3, weights=weights[lane])
-        lloyd = kmeans.fit(jax.random.key(lane), x[lane], 3, weights=weights[lane])
-        assert bound <= fits.loss[lane] * (1 + 1e-12) + 1e-14
-        assert fits.loss[lane] <= lloyd.loss * (1 + 1e-12)
+        bound = kmeans.lower_bound(x[i], 3, weights=weights[i])
+        lloyd = kmeans.fit(jax.random.key(i), x[i], 3, weights=weights[i])
+        assert bound <= fits.loss[i] * (1 + 1e-12) + 1e-14
+        assert fits.loss[i] <= lloyd.loss * (1 + 1e-12)
 
 
 @pytest.mark.parametrize(("num_rows", "k"), [(1, 1), (5, 1), (5, 2), (6, 4), (5, 5), (5, 7)])
