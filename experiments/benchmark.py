@@ -17,12 +17,12 @@ import matplotlib.pyplot as plt
 import tyro
 from rich.console import Console
 
-from experiments import isolated, peers, races, report, restarts, targets
+from experiments import inference, isolated, peers, races, report, restarts, targets
 from experiments.benchmark_figure import draw
 from experiments.workloads import Case
 from jaxmix import linalg
 
-JOBS = ("kmeans", "gmm", "restarts", "memory", "first-call", "scaling", "accuracy", "stress")
+JOBS = ("kmeans", "gmm", "inference", "restarts", "memory", "first-call", "scaling", "accuracy", "stress")
 DATA = ("clusters", "noise")
 PACKAGES = ("jax", "jaxlib", "numpy", "scikit-learn", "scikit-learn-intelex", "faiss-cpu", "ott-jax", "gmmx")
 
@@ -35,7 +35,9 @@ class Options:
     """jaxmix beside its peers on this machine: K-means and Gaussian mixtures."""
 
     job: tyro.conf.Positional[
-        Literal["kmeans", "gmm", "restarts", "memory", "first-call", "scaling", "accuracy", "stress", "all"]
+        Literal[
+            "kmeans", "gmm", "inference", "restarts", "memory", "first-call", "scaling", "accuracy", "stress", "all"
+        ]
     ] = "all"
     """What to measure."""
     peers: str = ",".join(peers.MODULES)
@@ -78,6 +80,20 @@ def gmm_tasks(options: Options, names: list[str]) -> Iterator[Task]:
 def _race(case: Case, able: list[str], options: Options) -> Task:
     run = partial(races.race_rows, rounds=options.rounds, budget=options.budget, timeout=options.timeout)
     return f"{races.NAMES[case.model]} {case.size} {case.data}", partial(run, case, able)
+
+
+def inference_tasks(options: Options, names: list[str]) -> Iterator[Task]:
+    """Predictions by a mixture of each family, and of ten times the rows by full mixtures, with their memory."""
+    n, d, k = (5000, 3, 2) if options.smoke else targets.PREDICTION_SIZE
+    cases = [Case(family, n, d, k, 0) for family in inference.FAMILIES]
+    large = Case("full", 10 * n, d, k, 0)
+    for case in [*cases, large]:
+        run = partial(inference.prediction_rows, case, names, rounds=options.rounds, budget=options.budget)
+        yield f"predict, {case.model} {case.size}", run
+    for compiled in (False, True):
+        repeats = 1 if options.smoke else 3
+        run = partial(inference.prediction_memory_row, large, compiled, repeats=repeats, timeout=options.timeout)
+        yield f"memory of predict, {large.model} {large.size}", lambda run=run: [run()]
 
 
 def restart_tasks(options: Options, names: list[str]) -> Iterator[Task]:
@@ -167,6 +183,7 @@ def stress_tasks(options: Options, names: list[str]) -> Iterator[Task]:
 TASKS = {
     "kmeans": kmeans_tasks,
     "gmm": gmm_tasks,
+    "inference": inference_tasks,
     "restarts": restart_tasks,
     "memory": memory_tasks,
     "first-call": first_call_tasks,
@@ -244,6 +261,10 @@ rows; mixtures at random rows with the covariance of all rows, {peers.REGULARIZA
 row is checked against the same steps in NumPy in float64: J and the mean log-likelihood within 1e-4 relative, the
 covariances within 1e-3, every label at a contender's own centers but of rows whose two nearest
 tie, and 99 in 100 labels those of float64; a row that fails is void.
+
+Predictions are calls of `predict` on NumPy arrays, by one M-step from the nearest of random rows; where scikit-learn
+lacks the family, the peer is a pass of EM by jaxmix. Labels are those of NumPy in float64, but of rows whose two best
+components tie.
 
 Restarts end at the fixed point (K-means) or where the mean log-likelihood changes by less than 1e-4; the best and the
 median over starts must agree within 1e-4. The sweep runs in fresh processes, compilation included. Memory is the peak

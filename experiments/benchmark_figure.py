@@ -10,7 +10,12 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments import report
 
-PANELS = {"kmeans": "K-means, a step", "gmm": "Gaussian mixtures, a step", "restarts": "restarts and sweeps"}
+PANELS = {
+    "kmeans": "K-means, a step",
+    "gmm": "Gaussian mixtures, a step",
+    "inference": "predictions",
+    "restarts": "restarts and sweeps",
+}
 PEERS = ("scikit-learn", "Intel extension", "faiss", "ott", "gmmx")
 
 

@@ -58,6 +58,21 @@ def _memory(case: Case, name: str, compiled: bool, say: Callable[[Any], None]) -
     say({"mebibytes": (_peak() - before) / 2**10, "how": how})
 
 
+def _predict(case: Case, compiled: bool, say: Callable[[Any], None]) -> None:
+    import jax
+
+    from experiments.inference import mixture_of
+    from jaxmix import gmm
+
+    x = rows(case)
+    params = jax.block_until_ready(mixture_of(case, x))
+    if compiled:
+        jax.block_until_ready(gmm.predict(params, x))
+    before, how = _forget_peak()
+    jax.block_until_ready(gmm.predict(params, x))
+    say({"mebibytes": (_peak() - before) / 2**10, "how": how})
+
+
 def _forget_peak() -> tuple[float, str]:
     """Resident kibibytes now, with the peak set back to it where the system can."""
     if sys.platform == "linux":
@@ -113,7 +128,7 @@ def main(job: dict[str, Any]) -> None:
 
         say(cold_sweep(**job))
     else:
-        {"serve": _serve, "fit": _fit, "memory": _memory, "first": _first}[task](**job, say=say)
+        {"serve": _serve, "fit": _fit, "memory": _memory, "first": _first, "predict": _predict}[task](**job, say=say)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ def _row(case: Case, judge: Judge, name: str, times: list[Times], lost: dict[str
         case.data,
         TITLES.get(name, name),
         unit="ms a pass",
-        own=_scaled(own),
-        other=_scaled(other),
+        own=scaled(own),
+        other=scaled(other),
         threads=(other[2].contender.threads or "") if other else "",
         steps=case.steps,
         target=targets.of_steps(case, name),
@@ -91,7 +91,8 @@ def _row(case: Case, judge: Judge, name: str, times: list[Times], lost: dict[str
     )
 
 
-def _scaled(found: tuple[float, float, Times] | None) -> tuple[float, float]:
+def scaled(found: tuple[float, float, Times] | None) -> tuple[float, float]:
+    """The minimum and the median of `best_threads`, in milliseconds."""
     return targets.NONE if found is None else (MILLI * found[0], MILLI * found[1])
 
 
@@ -115,8 +116,8 @@ def growth_row(small: Case, large: Case, what: str, *, rounds: int, budget: floa
         small.data,
         f"jaxmix at {large.size.replace(',', ', ')}",
         unit="ms a pass",
-        own=_scaled(found["small"]),
-        other=_scaled(found["large"]),
+        own=scaled(found["small"]),
+        other=scaled(found["large"]),
         steps=small.steps,
         target=targets.GROWTH,
         fault="; ".join(faults),

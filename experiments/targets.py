@@ -55,6 +55,11 @@ MEMORY = {"kmeans": Target(90, "own", most=True), "full": Target(180, "own", mos
 FIRST_CALL = {"kmeans": Target(0.5, "own", most=True), "full": Target(1.2, "own", most=True)}
 IMPORT = Target(0.7, "own", most=True)
 GROWTH = Target(11, most=True)
+PREDICTION = Target(3)
+PREDICTION_SIZE = (200_000, 16, 16)
+LONG_SIZE = 2_000_000
+LONG_PREDICTION = Target(3000, "own", most=True)
+PREDICTION_MEMORY = Target(200, "own", most=True)
 
 
 def of_steps(case: Case, peer: str) -> Target | None:
@@ -67,6 +72,13 @@ def of_steps(case: Case, peer: str) -> Target | None:
     else:
         bound = (_FULL if case.model == "full" else _OTHER).get(size)
     return None if bound is None else Target(bound)
+
+
+def of_prediction(case: Case, peer: str) -> Target | None:
+    """The target of a prediction, in time or against scikit-learn, where the size has one."""
+    if case.n == LONG_SIZE:
+        return LONG_PREDICTION
+    return PREDICTION if (case.n, case.d, case.k) == PREDICTION_SIZE and peer == "sklearn" else None
 
 
 def row(

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import batches, memory, seeding, validation
+from jaxmix.arrays import described, reject_fit
+from jaxmix.contracts import check_call
 from jaxmix.data import Data
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
@@ -126,18 +128,22 @@ def _checked(
 ) -> Callable[..., Fit]:
     """The compiled program of validated arguments, which lacks `choose`: whether it returns the best fit alone."""
     data, scale = validation.as_data_and_unit(x, weights)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, max_steps, rtol, atol)
-    validation.check_count(k, data)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
+    validation.check_count(k, data, hint=validation.SWEPT)
     active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
     frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
     common = (problem, solver, data, rows, frame, reduce, rtol, atol)
     fixed = {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None)}
+    if refine is not None and (not callable(refine) or jax.tree_util.all_leaves([refine])):
+        raise ValueError(f"`refine` must be a choice, such as kmeans.Lloyd(10), or None, got {described(refine)}.")
     if callable(init):
+        check_call(init, "init", "(key, data, k) -> centers", "key", "data", "k")
         validation.check_key(key)
         restarts = validation.check_int(restarts, "restarts", least=1)
         return partial(_from_seeds, key, active, refine, *common, init=init, restarts=restarts, **fixed)
     if is_centers(init):
         return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
+    reject_fit(init, "init")
     if active is not None:
         raise ValueError("`num_active` is for starts from centers: parameters say themselves what is switched off.")
     starts = problem.as_starts(memory.without_numpy(init), k, data.x.shape[1], data.x.dtype)

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 
 from jaxmix import extras, gmm, kmeans, validation
+from jaxmix.arrays import check_on_host
 from jaxmix.data import Data
 from jaxmix.mixture import Mixture, Normal
 from jaxmix.mixture.components.gaussian.component import factors
+from jaxmix.mixture.model import check_mixture
 from jaxmix.solver import Fit, Status
 from jaxmix.typing import ArrayLike
 
@@ -101,6 +103,7 @@ def to_sklearn(fit: Any, x: ArrayLike | Data | None = None, *, weights: ArrayLik
       >>> bool((estimator.predict(x) == kmeans.predict(fit.params, x)).all())
       True
     """
+    check_on_host("to_sklearn", fit, x)
     if x is None and weights is not None:
         raise ValueError("`weights` belong to rows: give `x` too.")
     data = None if x is None else validation.as_data(x, weights)
@@ -129,8 +132,10 @@ def to_numpyro(params: Mixture) -> Any:
       A `numpyro.distributions.MixtureSameFamily` of multivariate normals.
 
     Raises:
+      ValueError: for anything but a `Mixture`.
       ModuleNotFoundError: without numpyro, which `pip install 'jaxmix[numpyro]'` brings.
     """
+    check_mixture(params, "params")
     with extras.needed("numpyro"):
         from numpyro import distributions  # pyright: ignore[reportMissingImports]
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmix import extras, gmm, kmeans, memory, mixture, validation
+from jaxmix.arrays import check_on_host, described
 from jaxmix.data import Data
 from jaxmix.solver import Fit
 from jaxmix.sweep import Sweep
@@ -83,7 +84,8 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
 
     Raises:
       ValueError: for another value, such as a PRNG key, masked entries, or an array of objects, complex numbers,
-        bfloat16 or extended precision; for two types of one name; for a nest too deep, or one that holds itself.
+        bfloat16 or extended precision; for two types of one name; for a nest too deep, or one that holds itself; for
+        a path that is none, or a traced value.
       ModuleNotFoundError: without the package `safetensors`, which `pip install 'jaxmix[io]'` brings.
 
     Example:
@@ -96,6 +98,7 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
       >>> bool((io.load(path).params == fit.params).all())
       True
     """
+    where = _path(path)
     with extras.needed("io"):
         from safetensors.numpy import save as serialize
 
@@ -107,7 +110,7 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
     except RecursionError:
         raise ValueError("`value` is nested too deeply to be saved, or holds itself. Save its parts.") from None
     content = serialize(arrays, {"jaxmix": text, "sha256": _BLANK})
-    _write(Path(path), _with_checksum(content, _BLANK, hashlib.sha256(content).hexdigest()))
+    _write(where, _with_checksum(content, _BLANK, hashlib.sha256(content).hexdigest()))
 
 
 def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
@@ -136,11 +139,11 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
       >>> io.load(path)["seed"], io.load(path)["centers"].shape
       (7, (2, 3))
     """
+    path = _path(path)
     with extras.needed("io"):
         import safetensors
         from safetensors.numpy import load as deserialize
 
-    path = Path(path)
     content = path.read_bytes()
     try:
         header = _header(content)
@@ -159,6 +162,12 @@ def load(path: str | os.PathLike[str], types: Iterable[type] = ()) -> Any:
         ValueError,
     ) as error:
         raise LoadError(f"{path}: no file that `jaxmix.io.save` wrote, or a damaged one ({error}).") from error
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"`path` must be a path, and comes first, as in save(path, value); got {described(path)}.")
+    return Path(path)
 
 
 def _family(value: Any) -> str:
@@ -234,6 +243,7 @@ def _fields(value: Any) -> tuple[str, ...] | None:
 
 def _numbers(value: Any, name: str) -> np.ndarray:
     """The array as it is written: contiguous, in C order and the machine's byte order; a number keeps its shape ()."""
+    check_on_host("save", value)
     is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     array = None if is_key else np.asarray(validation.as_array(value, name or "value"))
     if array is None or array.dtype.name not in DTYPES:

@@ -123,7 +123,7 @@ def fill_absent(values: Array | np.ndarray, weights: Array | np.ndarray) -> Any:
     return numpy.where(absent, first, values)
 
 
-def cholesky(matrices: Array) -> Array:
+def cholesky(matrices: Array, least: Array | None = None) -> Array:
     r"""Lower Cholesky factors, $A = L L^T$, a column at a time for all matrices together.
 
     On CPU jaxlib's own batched factorizations and triangular solves wait, on the threads that run the program, for work
@@ -132,12 +132,14 @@ def cholesky(matrices: Array) -> Array:
 
     Args:
       matrices: Array of shape (..., D, D), symmetric; the lower triangles are read.
+      least: Array of shape (..., D), the least pivots; None for those of the matrix. Where a pivot is smaller, the
+        factor is that of a matrix whose diagonal is larger there.
 
     Returns:
       Array of shape (..., D, D); NaN in a factor whose matrix is not positive definite.
 
     References:
-      Golub and Van Loan (2013), algorithm 4.2.2, by outer products.
+      Golub and Van Loan (2013), algorithm 4.2.2, by outer products; Gill and Murray (1974) for least pivots.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,12 +147,16 @@ def cholesky(matrices: Array) -> Array:
       [[2.0, 0.0], [1.0, 2.0]]
     """
 
-    def by_columns(matrices: Array) -> Array:
+    def by_columns(matrices: Array, least: Array | None = None) -> Array:
         rows = jnp.arange(matrices.shape[-1], dtype=jnp.int32)
 
         def step(left: Array, j: Array) -> tuple[Array, Array]:
             column = jnp.where(rows >= j, left[..., j], 0)
-            column = column / jnp.sqrt(column[..., j, None])
+            pivot = column[..., j, None]
+            if least is not None:
+                pivot = jnp.maximum(pivot, least[..., j, None])
+                column = jnp.where(rows == j, pivot, column)
+            column = column / jnp.sqrt(pivot)
             return left - column[..., :, None] * column[..., None, :], column
 
         columns = jax.lax.scan(step, matrices, rows)[1]
@@ -158,6 +164,8 @@ def cholesky(matrices: Array) -> Array:
         known = jnp.all(jnp.isfinite(factors), axis=(-2, -1), keepdims=True)
         return jnp.where(known, factors, jnp.nan)
 
+    if least is not None:
+        return by_columns(matrices, least)
     return jax.lax.platform_dependent(matrices, cpu=by_columns, default=jnp.linalg.cholesky)
 
 

@@ -2,14 +2,19 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 ALIGNMENT = 64
 """Bytes. JAX takes over a NumPy array that starts at a multiple of this, and copies any other, slowly."""
+
+PART_BYTES = 2**22
+"""The bytes of rows that `map_parts` copies at a time."""
 
 
 def copied(array: np.ndarray, dtype: Any = None) -> Array:
@@ -54,6 +59,57 @@ def adopted(own: np.ndarray) -> Array:
     # Within the user's jit, too, the values are known.
     with jax.ensure_compile_time_eval():
         return jax.device_put(own, may_alias=True)
+
+
+def map_parts(fn: Callable[[Any, Any], Any], prepared: Any, rows: Any) -> Any:
+    """The values of `fn(prepared, rows)` for each row, without a copy of all rows where NumPy holds them.
+
+    NumPy arrays are copied a part at a time, and the function then waits for its result: the caller may refill them as
+    soon as it returns. Rows that are JAX arrays, or traced, or of one part, are given to `fn` as a whole.
+
+    Args:
+      fn: from `prepared` and `rows`, or some of them, to a pytree of arrays of shape (n, ...), each row of which
+        depends on one row alone. It is compiled once for all parts.
+      prepared: a pytree of JAX arrays.
+      rows: a pytree of arrays of shape (N, ...), of NumPy or JAX.
+
+    Returns:
+      A pytree of arrays of shape (N, ...).
+
+    Example:
+      >>> import numpy as np
+      >>> map_parts(lambda factor, x: factor * x, 2.0, np.arange(3.0)).tolist()
+      [0.0, 2.0, 4.0]
+    """
+    leaves = jax.tree.leaves(rows)
+    num_rows = leaves[0].shape[0]
+    num_parts = min(num_rows, -(-sum(leaf.nbytes for leaf in leaves) // PART_BYTES))
+    is_known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((prepared, rows)))
+    if num_parts == 1 or not is_known or not any(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return fn(prepared, without_numpy(rows))
+    here = jax.tree.map(on_host, rows)
+    size = -(-num_rows // num_parts)
+    found: Any = None
+
+    def keep(first: int, values: Any) -> None:
+        jax.tree.map(lambda own, new: np.copyto(own[first : first + size], np.asarray(new)), found, values)
+
+    # Within the user's jit, too, the values are known.
+    with jax.ensure_compile_time_eval():
+        waiting: tuple[int, Any] | None = None
+        for part in range(num_parts):
+            # The last part overlaps the one before it, so that all have one shape.
+            first = min(part * size, num_rows - size)
+            values = fn(prepared, without_numpy(jax.tree.map(lambda leaf, i=first: leaf[i : i + size], here)))
+            if waiting is None:
+                found = jax.tree.map(lambda new: empty((num_rows, *new.shape[1:]), new.dtype), values)
+            else:
+                # A part is copied while the one before it is computed.
+                keep(*waiting)
+            waiting = first, values
+        assert waiting is not None
+        keep(*waiting)
+    return jax.tree.map(adopted, found)
 
 
 @functools.lru_cache(maxsize=64)

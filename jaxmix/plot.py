@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxmix import extras, gmm, kmeans
+from jaxmix.arrays import as_numbers, check_on_host, described
 from jaxmix.mixture import Mixture
+from jaxmix.mixture.model import check_mixture
 from jaxmix.solver import Fit, Status
 from jaxmix.typing import ArrayLike
 
@@ -99,6 +101,7 @@ def ellipses(ax: Axes, params: Mixture, *, deviations: Sequence[float] = (1.0, 2
       >>> plot.ellipses(matplotlib.figure.Figure().add_subplot(), mixture)[1].width
       4.0
     """
+    check_mixture(params, "params")
     means = _plane(params.means, "params.means")
     drawn = []
     for k in np.flatnonzero(np.asarray(params.is_on)):
@@ -177,7 +180,7 @@ def responsibilities(ax: Axes, x: ArrayLike, resp: ArrayLike, *, size: float = 1
       >>> plot.responsibilities(ax, jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).get_facecolor().shape
       (1, 4)
     """
-    x, resp = _plane(x, "x"), np.asarray(resp, float)
+    x, resp = _plane(x, "x"), np.asarray(as_numbers(resp, "resp"), float)
     if resp.ndim != 2 or len(resp) != len(x):
         raise ValueError(f"`resp` must have shape ({len(x)}, K), one row for each of `x`, got {resp.shape}.")
     pure = np.array([to_rgb(_color(k)) for k in range(resp.shape[1])])
@@ -203,6 +206,8 @@ def trace(ax: Axes, fits: Fit, *, best: float | None = None) -> list[Line2D]:
       >>> len(plot.trace(matplotlib.figure.Figure().add_subplot(), fits))
       4
     """
+    if not isinstance(fits, Fit):
+        raise ValueError(f"`fits` must be a `Fit`, got {described(fits)}.")
     losses = np.asarray(fits.trace, float)
     losses = losses.reshape(-1, losses.shape[-1])
     statuses = np.asarray(fits.status).ravel()
@@ -303,7 +308,7 @@ def image(ax: Axes, labels: ArrayLike, centers: ArrayLike) -> AxesImage:
       >>> plot.image(ax, jnp.zeros((4, 6), int), jnp.ones((2, 3))).get_array().shape
       (4, 6, 3)
     """
-    labels, centers = np.asarray(labels), np.asarray(centers)
+    labels, centers = np.asarray(as_numbers(labels, "labels")), np.asarray(as_numbers(centers, "centers"))
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"`labels` must be integers of shape (H, W), got {labels.dtype} of shape {labels.shape}.")
     if centers.ndim != 2 or centers.shape[1] not in (1, 3):
@@ -318,7 +323,8 @@ def _color(k: int | np.integer) -> str:
 
 
 def _plane(x: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(x, float)
+    check_on_host("plot", x)
+    array = np.asarray(as_numbers(x, name), float)
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(
             f"`{name}` must have two features to be drawn, of shape (N, 2), got {array.shape}. Take two columns, or "

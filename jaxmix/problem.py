@@ -80,6 +80,13 @@ class Problem:
         """The inverse of `unconstrain`."""
         return free
 
+    def calibrate(self, data: Data) -> "Problem":
+        """The problem with what it takes from all rows as the caller has them, such as their scale.
+
+        The default: itself. It is called once for each fit, outside of the compiled program.
+        """
+        return self
+
     def bind(self, rows: Rows, reduce: Any) -> "Problem":
         """The problem for these rows, once per fit, where it depends on all of them. The default: itself.
 
@@ -127,6 +134,13 @@ class Problem:
         """
         return params, reduce(self.loss, self.prepare(params), rows) + self.penalty(params)
 
+    def held_up(self, params: Params) -> Array | None:
+        """Which components something beside their rows alone keeps from becoming singular, of shape (K,), bool.
+
+        The default: None, for a problem without such components. It is called once, at the end of a fit.
+        """
+        return None
+
     def em_step(self, params: Params, rows: Rows, reduce: Any) -> tuple[Params, Array]:
         """One step of EM, and the loss, penalty included, at the parameters that it started from.
 
@@ -149,6 +163,14 @@ class Problem:
 
     def validate(self) -> None:
         """Raises ValueError for invalid settings; called before anything is traced. The default: none."""
+
+    def validate_params(self, params: Params, num_features: int) -> None:
+        """Raises ValueError for parameters of another type, or of another width than the rows. The default: none.
+
+        Args:
+          params: the start of a fit, or several with a leading axis on every leaf.
+          num_features: D of the rows.
+        """
 
 
 def defines(problem: Problem, name: str) -> bool:

@@ -189,29 +189,45 @@ class Blocks:
         return _rounded(*total)
 
 
-def map_rows(fn: Callable[[Any, Rows], Any], prepared: Any, rows: Rows, num_rows: int) -> Any:
-    """What `fn(prepared, block)` returns for each row, by the same blocks.
+def map_rows(fn: Callable[[Any, Any], Any], prepared: Any, rows: Any, size: int) -> Any:
+    """The values of `fn(prepared, block)` for each row, a block of rows after another.
+
+    The rows are neither copied nor filled up: the last block overlaps the one before it.
 
     Args:
-      fn: from `prepared` and a block of n rows to a pytree of arrays of shape (n, ...).
+      fn: from `prepared` and a block, which is `rows` with n rows in each leaf, to a pytree of arrays of shape
+        (n, ...), each row of which depends on one row alone.
       prepared: a pytree.
-      rows: what `cut` returned.
-      num_rows: N; what belongs to rows that only fill the last block is dropped.
+      rows: a pytree of arrays of shape (N, ...).
+      size: n, the rows of a block.
 
     Returns:
       A pytree of arrays of shape (N, ...).
 
     Example:
-      >>> map_rows(lambda _, rows: rows.x[:, 0], None, cut(jnp.arange(5.0)[:, None], None, 2), 5).tolist()
-      [0.0, 1.0, 2.0, 3.0, 4.0]
+      >>> map_rows(lambda factor, x: factor * x[:, 0], 2.0, jnp.arange(5.0)[:, None], 2).tolist()
+      [0.0, 2.0, 4.0, 6.0, 8.0]
     """
-    if rows.x.ndim == 2:
-        values = fn(prepared, rows._replace(valid=None))
-    else:
-        indices = jnp.arange(rows.x.shape[0], dtype=jnp.int32)
-        values = jax.lax.map(lambda index: fn(prepared, _block(rows, index, None)), indices)
-        values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values)
-    return jax.tree.map(lambda leaf: leaf[:num_rows], values)
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    if size >= num_rows:
+        return fn(prepared, rows)
+
+    def body(found: Any, index: Array) -> tuple[Any, None]:
+        first = jnp.minimum(index * size, num_rows - size)
+        block = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, size), rows)
+        # Differentiated in reverse, a block is computed again rather than stored.
+        values = jax.checkpoint(fn)(prepared, block)
+
+        def put(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, first, axis=0)
+
+        return jax.tree.map(put, found, values), None
+
+    shapes = jax.eval_shape(fn, prepared, jax.tree.map(lambda leaf: leaf[:size], rows))
+    # It is made of the rows, so that over a mesh it varies as they do.
+    zero = jnp.zeros_like(jax.tree.leaves(rows)[0], shape=())
+    empty = jax.tree.map(lambda leaf: jnp.broadcast_to(zero.astype(leaf.dtype), (num_rows, *leaf.shape[1:])), shapes)
+    return jax.lax.scan(body, empty, jnp.arange(-(-num_rows // size), dtype=jnp.int32))[0]
 
 
 def flat(rows: Rows) -> tuple[Array, Array | None]:

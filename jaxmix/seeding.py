@@ -229,7 +229,7 @@ def starts(
       >>> seeding.starts(jax.random.key(0), data, 2, restarts=4).shape
       (4, 2, 1)
     """
-    validation.check_int(k, "k", least=1)
+    validation.check_int(k, "k", least=1, hint=validation.SWEPT)
     active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
     if not callable(init):
         return _switched_off(as_starts(init, k, data), active)
@@ -243,6 +243,9 @@ def as_starts(init: ArrayLike, k: int, data: Data) -> Array:
     Raises:
       ValueError: for another shape.
     """
+    if isinstance(init, str):
+        names = ", ".join(f"seeding.{name}" for name in __all__ if name != "starts")
+        raise ValueError(f"`init` must be a function or an array, got {init!r}. The functions are {names}.")
     centers = validation.as_floating(init, "init").astype(data.x.dtype)
     shape = (k, data.x.shape[1])
     if centers.ndim not in (2, 3) or centers.shape[-2:] != shape or centers.shape[0] == 0:

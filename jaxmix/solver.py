@@ -1,6 +1,6 @@
 """The contract of an algorithm, the objective that it is handed, and what a fit returns."""
 
-import enum
+import warnings
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -9,52 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmix import arrays
 from jaxmix.data import Rows
 from jaxmix.problem import Problem
 from jaxmix.pytree import choice, static
 from jaxmix.reduction import flat
+from jaxmix.status import FitError, Status, as_statuses
 from jaxmix.typing import Params, State, Stats
 
-
-class Status(enum.IntEnum):
-    """How a fit ended: integers in the arrays, words on the host.
-
-    Example:
-      >>> Status(1).name, Status(1).sentence
-      ('MAX_STEPS', 'The steps ran out first. Raise `max_steps`, or loosen `rtol` or `atol`.')
-    """
-
-    RUNNING = -1
-    CONVERGED = 0
-    MAX_STEPS = 1
-    NONFINITE = 2
-    LOSS_ROSE = 3
-
-    @property
-    def sentence(self) -> str:
-        """What happened and what to do about it, in words."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Status.RUNNING: "The fit has not ended; `run` never returns this.",
-    Status.CONVERGED: "The solver's stopping rule was met.",
-    Status.MAX_STEPS: "The steps ran out first. Raise `max_steps`, or loosen `rtol` or `atol`.",
-    Status.NONFINITE: (
-        "The loss became NaN or infinite. Look for a covariance that became singular (see `regularization` and "
-        "`prior`), for NaN or infinity in the data, the weights or the start, for weights that are negative or all "
-        "zero, or for a learning rate that is too large."
-    ),
-    Status.LOSS_ROSE: (
-        "The loss rose beyond rounding under a solver whose loss never rises. The problem's M-step does not "
-        "minimize the bound that its E-step makes, its `loss` disagrees with its `e_step`, or rounding is coarser "
-        "than expected: in float32, far from the origin, center the data or use float64."
-    ),
-}
-
-
-class FitError(RuntimeError):
-    """Raised by `Fit.throw` for a fit that did not end as it should."""
+_HELD_UP = (
+    "{} components are held up: only the noise that the fit assumes keeps them from becoming singular, and their "
+    "likelihood depends on it. They lie on few or equal rows, or on a constant or collinear feature. Drop such "
+    "features, lower K, choose a family with fewer parameters, or give `prior=gmm.weak_prior(x)`."
+)
 
 
 class Fit(NamedTuple):
@@ -72,6 +39,8 @@ class Fit(NamedTuple):
         without the closing evaluation of the loss.
       trace: Array of shape (max_steps + 1,): entry t is the loss after t steps, so `trace[0]` is that of the
         start and `trace[num_steps]` is `loss`. The entries after that repeat `loss`, also where it is not finite.
+      held_up: Array of shape (K,), bool: the components that the noise of the rows alone keeps from becoming singular,
+        such as one on equal rows (see "When components collapse"); None for models without such components.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -89,27 +58,35 @@ class Fit(NamedTuple):
     num_steps: Array
     num_passes: Array
     trace: Array
+    held_up: Array | None = None
 
-    def throw(self, allow: Collection[Status] = (Status.CONVERGED,)) -> "Fit":
+    def throw(self, allow: Status | Collection[Status] = (Status.CONVERGED,)) -> "Fit":
         """Returns the fit itself if every status is allowed; for the host, not under `jit`.
 
+        Components that are held up (see `Fit.held_up`) are a `UserWarning`.
+
         Args:
-          allow: the statuses to let pass.
+          allow: the statuses to let pass, one or several; `CONVERGED` always passes.
 
         Raises:
           FitError: in words, if any fit ended otherwise.
+          ValueError: if `allow` holds anything but members of `Status`, or the fit is traced.
 
         Example:
           >>> import jax, jax.numpy as jnp
           >>> from jaxmix import kmeans
           >>> fit = kmeans.fit(jax.random.key(0), jnp.arange(6.0)[:, None], 2).throw()
         """
+        passing = {Status.CONVERGED, *as_statuses(allow)}
+        arrays.check_on_host("throw", self.status)
         statuses = np.atleast_1d(np.asarray(self.status)).ravel()
-        bad = [Status(s) for s in np.unique(statuses) if Status(s) not in allow]
+        bad = [Status(s) for s in np.unique(statuses) if Status(s) not in passing]
         if bad:
             lines = [f"{(statuses == s).sum()} x {s.name}: {s.sentence}" for s in bad]
             wrong = int(np.isin(statuses, bad).sum())
             raise FitError(f"{wrong} of {statuses.size} fits did not end as asked. " + " ".join(lines))
+        if self.held_up is not None and np.any(self.held_up):
+            warnings.warn(_HELD_UP.format(int(np.sum(self.held_up))), stacklevel=2)
         return self
 
 

@@ -1,5 +1,6 @@
 """Sweeps: a fit at every point of a grid, as one compiled program, with named axes."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,12 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import batches, gmm, memory, validation
+from jaxmix import arrays, batches, gmm, memory, validation
+from jaxmix.arrays import described
+from jaxmix.contracts import check_call
 from jaxmix.data import Data
 from jaxmix.pytree import choice, static
 from jaxmix.solve.run import best
 from jaxmix.solver import Fit, Status
 from jaxmix.typing import ArrayLike
+
+SET = {"covariance", "regularization", "num_active"}
+"""The arguments of `gmm.fit_restarts` that `mixtures` sets."""
 
 
 @choice
@@ -110,6 +116,7 @@ class Sweep:
           What it returns, with the axes of the sweep in front. One point is computed after another, so that what a
           point needs of memory is needed once.
         """
+        check_call(function, "function", "of one fit", "fit")
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(self.names) :]), self.fits)
         return _shaped(jax.jit(partial(jax.lax.map, function))(flat), self.shape)
 
@@ -126,8 +133,9 @@ class Sweep:
         Raises:
           ValueError: for a column of another shape.
         """
-        arrays = {name: np.asarray(column) for name, column in columns.items()}
-        for name, array in arrays.items():
+        arrays.check_on_host("to_records", columns, self.fits)
+        table = {name: np.asarray(column) for name, column in columns.items()}
+        for name, array in table.items():
             if array.shape != self.shape:
                 raise ValueError(f"Column `{name}` must have the sweep's shape {self.shape}, got {array.shape}.")
         if isinstance(self.fits, Fit):
@@ -138,11 +146,11 @@ class Sweep:
                 "num_steps": np.asarray(self.fits.num_steps),
                 "num_passes": np.asarray(self.fits.num_passes),
             }
-            arrays = fitted | arrays
+            table = fitted | table
         axes = [np.arange(len(v)) if _is_key(v) or v.ndim > 1 else np.asarray(v) for v in self.values]
         return [
             {name: axis[i].item() for name, axis, i in zip(self.names, axes, index, strict=True)}
-            | {name: array[index].item() for name, array in arrays.items()}
+            | {name: array[index].item() for name, array in table.items()}
             for index in itertools.product(*map(range, self.shape))
         ]
 
@@ -173,7 +181,8 @@ def grid(
       A `Sweep` whose axes are those of `axes`, in order, and then `inner`.
 
     Raises:
-      ValueError: for no axis, an axis without values, a name that comes twice, or `num_parallel` below 1.
+      ValueError: for no axis, an axis without values, names that are not the function's arguments or come twice, or
+        `num_parallel` below 1.
       MemoryError: if the device has too little; it names the arguments to change.
 
     Example:
@@ -187,10 +196,13 @@ def grid(
       >>> swept.shape, swept.best("key").fits.params.means.shape
       ((4, 2), (2, 2, 2))
     """
+    if not isinstance(axes, Mapping):
+        raise ValueError(f"`axes` must be a dictionary of arrays by the names of arguments, got {described(axes)}.")
     values = {name: _as_axis(value, name) for name, value in axes.items()}
     names = (*values, *inner)
     if not values or len(set(names)) < len(names):
         raise ValueError(f"A grid needs at least one axis, and distinct names, got {names}.")
+    _check_arguments(function, axes)
     shape = tuple(value.shape[0] for value in values.values())
     num_points = int(np.prod(shape))
     if num_parallel is None:
@@ -224,7 +236,7 @@ def mixtures(
     ks: Sequence[int],
     *,
     covariances: Sequence[type[gmm.Covariance]] = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical),
-    regularizations: ArrayLike = (1e-6,),
+    regularizations: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     restarts: int = 8,
     num_parallel: int | None = None,
@@ -241,14 +253,15 @@ def mixtures(
       x: array of shape (N, D), or `Data`.
       ks: the numbers of components.
       covariances: covariance families.
-      regularizations: array of shape (number of values,), each as `regularization` of `gmm.fit`.
+      regularizations: array of shape (number of values,), each as `regularization` of `gmm.fit`; None for its default
+        alone, without an axis.
       weights: array of shape (N,), non-negative; None for ones.
       restarts: starts for each point.
       num_parallel: as in `grid`.
       options: further arguments of `gmm.fit_restarts`: `solver`, `max_steps`, `atol`, `reduce`, ...
 
     Returns:
-      A `Sweep` with axes "k", "regularization" and "restart" for each family, by its name.
+      A `Sweep` with axes "k", "regularization" (where values are given) and "restart" for each family, by its name.
 
     Raises:
       ValueError: if `ks` is empty or invalid, for options that the sweep sets itself, and as `gmm.fit` does.
@@ -263,29 +276,33 @@ def mixtures(
       >>> swept = sweep.mixtures(jax.random.key(1), x, [1, 2], covariances=[gmm.Spherical], restarts=2, max_steps=30)
       >>> bic = swept["Spherical"].best("restart").map(lambda fit: metrics.bic(fit.params, x))
       >>> bic.shape
-      (2, 1)
+      (2,)
     """
-    taken = {"covariance", "regularization", "num_active"} & set(options)
+    taken = SET & set(options)
     if taken:
         raise ValueError(f"`mixtures` sets {sorted(taken)} by itself. For other fits, call `grid`.")
+    known = inspect.signature(gmm.fit_restarts).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        left = [name for name in known if name not in (*inspect.signature(mixtures).parameters, "k", *SET)]
+        raise ValueError(f"`mixtures` has no arguments {unknown}. Its options are {left}, of `gmm.fit_restarts`.")
     ks = [validation.check_int(k, "ks", least=1) for k in ks]
     data = validation.as_data(x, weights)
     if not ks:
         raise ValueError("`ks` must hold at least one number of components.")
     validation.check_count(max(ks), data, "max(ks)")
-    axes = {
-        "k": jnp.asarray(ks),
-        "regularization": validation.as_floating(regularizations, "regularizations").astype(data.x.dtype),
-    }
+    axes = {"k": jnp.asarray(ks)}
+    if regularizations is not None:
+        axes["regularization"] = validation.as_floating(regularizations, "regularizations").astype(data.x.dtype)
 
     def every(covariance: type[gmm.Covariance]) -> Sweep:
-        def fits(k: Array, regularization: Array) -> Fit:
+        def fits(k: Array, **swept: Array) -> Fit:
             return gmm.fit_restarts(
                 key,
                 data,
                 max(ks),
                 covariance=covariance,
-                regularization=regularization,
+                **swept,
                 restarts=restarts,
                 num_active=k,
                 **options,
@@ -294,6 +311,24 @@ def mixtures(
         return grid(fits, axes, "restart", num_parallel=num_parallel)
 
     return {covariance.__name__: every(covariance) for covariance in covariances}
+
+
+def _check_arguments(function: Any, axes: Mapping[str, ArrayLike]) -> None:
+    """Rejects axes that are not the arguments of the function."""
+    if not callable(function):
+        raise ValueError(f"`function` must be a function of one value of each axis, got {described(function)}.")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return  # some functions of C have no signature
+    taken = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [name for name in axes if name not in taken]
+    if unknown:
+        raise ValueError(f"`axes` has {unknown}, which the function does not take. Its arguments are {taken}.")
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    missing = [name for name in needed if name not in axes]
+    if missing:
+        raise ValueError(f"The function needs {missing}, which `axes` does not have: its names are {list(axes)}.")
 
 
 def _as_axis(value: ArrayLike, name: str) -> Array:

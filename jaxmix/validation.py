@@ -13,65 +13,13 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxmix import frame, linalg, memory
+from jaxmix import arrays, frame, linalg, memory
+from jaxmix.arrays import as_array, as_floating, as_jax, is_concrete
 from jaxmix.data import Data
 from jaxmix.typing import ArrayLike
 
-
-def is_concrete(*values: Any) -> bool:
-    """Whether no leaf of the values is a tracer, so that the values are known."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
-
-
-def as_array(value: ArrayLike, name: str) -> Array | np.ndarray:
-    """A JAX array as it is, and what `numpy.asarray` makes of anything else: lists, frames, tensors.
-
-    Raises:
-      ValueError: for ragged input and masked entries.
-    """
-    if isinstance(value, Array):
-        return value
-    if np.ma.is_masked(value):
-        raise ValueError(f"`{name}` has masked entries, whose values mean nothing. Drop those rows, or fill them.")
-    try:
-        return np.asarray(value) if is_concrete(value) else jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` could not be read as a numeric array: {error}") from error
-
-
-def as_floating(value: ArrayLike, name: str) -> Array:
-    """A floating-point array: integers and booleans become the default float, half precision float32.
-
-    NumPy arrays are copied: the caller may change them while a fit runs.
-
-    Args:
-      value: anything that `numpy.asarray` reads as numbers, or a JAX array.
-      name: what to call it in an error.
-
-    Raises:
-      ValueError: for complex, string, object, masked or ragged input.
-    """
-    value = as_array(value, name)
-    dtype = value.dtype
-    floating = jnp.issubdtype(dtype, jnp.floating)
-    integral = dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.integer) and not np.issubdtype(dtype, np.timedelta64))
-    if not (floating or integral):
-        raise ValueError(f"`{name}` must hold real numbers, got dtype {dtype}. Convert it to float first.")
-    if integral:
-        dtype = jnp.result_type(float)
-    elif dtype.itemsize < 4:
-        # Sums over rows in half precision lose everything past a few thousand rows.
-        dtype = jnp.dtype(jnp.float32)
-    elif dtype.itemsize > 8:
-        value, dtype = np.asarray(value, np.float64), np.dtype(np.float64)  # NumPy's extended precision, unknown to JAX
-    return _as_jax(value, dtype)
-
-
-def _as_jax(value: Array | np.ndarray, dtype: Any = None) -> Array:
-    """A JAX array that shares no memory with a NumPy array."""
-    if isinstance(value, Array):
-        return value.astype(jax.dtypes.canonicalize_dtype(dtype or value.dtype))
-    return memory.copied(value, dtype)
+SWEPT = "To sweep K under `jit` or `vmap`, give the largest K as `k`, and each K as `num_active`, which may be traced."
+"""What to do about a traced `k` where there is `num_active`."""
 
 
 def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
@@ -101,34 +49,109 @@ def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
     return as_data_and_unit(x, weights)[0]
 
 
-def as_data_and_unit(x: ArrayLike | Data, weights: ArrayLike | None = None) -> tuple[Data, Array | None]:
-    """`as_data`, and `frame.scale_of` its rows: both in one pass over concrete rows."""
+def as_rows(
+    x: ArrayLike | Data,
+    weights: ArrayLike | None = None,
+    *,
+    width: int,
+    has_weights: bool = True,
+    in_place: bool = False,
+) -> Data:
+    """`as_data` of rows for parameters that are known.
+
+    Args:
+      x: as in `as_data`.
+      weights: as in `as_data`.
+      width: the number of features D of the parameters.
+      has_weights: whether the caller takes weights, and so can leave out a row by its weight.
+      in_place: whether rows that NumPy holds as floats are not copied, for `memory.map_parts`. Their origin is zero.
+
+    Returns:
+      `Data`, of which `x` may be the caller's NumPy array, if `in_place`.
+
+    Raises:
+      ValueError: as `as_data` does, and for rows of another width.
+    """
+    if in_place and not isinstance(x, Data):
+        data = _in_place(x, weights, width, has_weights=has_weights)
+        if data is not None:
+            return data
+    return as_data_and_unit(x, weights, width=width, has_weights=has_weights)[0]
+
+
+def as_data_and_unit(
+    x: ArrayLike | Data, weights: ArrayLike | None = None, *, width: int | None = None, has_weights: bool = True
+) -> tuple[Data, Array | None]:
+    """`as_data` or `as_rows`, and `frame.scale_of` the rows: both in one pass over concrete rows."""
     if isinstance(x, Data):
         if weights is not None:
             raise ValueError("`x` is a `Data`, which has weights already: give `as_data(x.x, weights)` instead.")
         data = memory.without_numpy(x)
+        check_width(data.x.shape[1], width)
         return data, frame.scale_of(data.x)
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
     if is_concrete(x, weights):
         with jax.ensure_compile_time_eval():
-            data = _shaped_data(x, weights)
+            data = _shaped_data(x, weights, width)
             rows, counts = map(memory.on_host, (data.x, data.weights))
             with np.errstate(invalid="ignore"):
                 low, high = rows.min(), rows.max()
-            _check_values(rows, counts, low, high)
-            origin = _as_jax(frame.exact_origin(rows, counts))
+            _check_values(rows, counts, low, high, has_weights=has_weights)
+            if max(-low, high) >= 2 ** jnp.finfo(rows.dtype).nmant:
+                arrays.check_exact(x, data.x, "x", counts > 0)
+            origin = as_jax(frame.exact_origin(rows, counts))
             return data._replace(origin=origin), frame.scale_within(low, high, data.x.dtype)
-    data = _set_to_nan(_shaped_data(x, weights))
+    data = _set_to_nan(_shaped_data(x, weights, width))
     return data._replace(origin=frame.exact_origin(data.x, data.weights)), frame.scale_of(data.x)
 
 
-def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
-    x = as_floating(x, "x")
+def _in_place(x: ArrayLike, weights: ArrayLike | None, width: int, *, has_weights: bool) -> Data | None:
+    """Rows that NumPy holds as finite floats, all with weights above 0; None for any others."""
+    x = as_array(x, "x")
+    is_floating = x.dtype in (np.float32, np.float64) and x.dtype == jax.dtypes.canonicalize_dtype(x.dtype)
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or not x.size or not is_floating:
+        return None
+    check_width(x.shape[1], width)
+    given = np.ones(x.shape[0], x.dtype) if weights is None else as_floating(weights, "weights").astype(x.dtype)
+    if not is_concrete(given) or given.shape != x.shape[:1]:
+        return None
+    counts = memory.on_host(given)
+    with np.errstate(invalid="ignore"):
+        low, high = x.min(), x.max()
+        is_plain = (counts > 0).all() and math.isfinite(low) and math.isfinite(high)
+    if not is_plain:
+        return None
+    _check_values(x, counts, low, high, has_weights=has_weights)
+    rows: Any = x
+    return Data(rows, as_jax(given), memory.copied(np.zeros(x.shape[1], x.dtype)))
+
+
+def check_width(num_features: int, width: int | None) -> None:
+    """Rejects rows of another number of features than that of the parameters, where it is known.
+
+    Raises:
+      ValueError: with both numbers.
+    """
+    if width is not None and num_features != width:
+        raise ValueError(
+            f"`x` has {num_features} columns, but the model has {width} features. Give the features that it was fitted "
+            "to, in the same order."
+        )
+
+
+def _shaped_data(x: ArrayLike, weights: ArrayLike | None, width: int | None) -> Data:
+    # Whether integers are exact is seen from the least and the largest value, which are found later.
+    x = as_floating(x, "x", exactly=False)
     if x.ndim != 2:
-        hint = " Use x[:, None] for one feature." if x.ndim == 1 else ""
+        hint = ""
+        if x.ndim == 1 and width in (None, 1):
+            hint = " Use x[:, None] for one feature, or x[None] for one row."
+        elif x.ndim == 1:
+            hint = f" Use x[None] for one row, which must have the {width} features of the model."
         raise ValueError(f"`x` must have shape (N, D), got {x.shape}.{hint}")
     if 0 in x.shape:
         raise ValueError(f"`x` must have at least one row and one column, got shape {x.shape}.")
+    check_width(x.shape[1], width)
     origin = memory.copied(np.zeros(x.shape[1], x.dtype))
     if weights is None:
         return Data(x, memory.copied(np.ones(x.shape[0], x.dtype)), origin)
@@ -142,16 +165,17 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None) -> Data:
     return Data(linalg.fill_absent(x, weights), weights, origin)
 
 
-def _check_values(x: Any, weights: Any, low: Any, high: Any) -> None:
+def _check_values(x: Any, weights: Any, low: Any, high: Any, *, has_weights: bool) -> None:
     # NaN is an extreme, and no array of the size of x is made.
     with np.errstate(invalid="ignore"):
         finite = math.isfinite(low) and math.isfinite(high)
         least, most = float(weights.min()), float(weights.max())
     if not finite:
         bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1) & (np.asarray(weights) != 0))
+        first = ", ".join(map(str, bad[:5])) + (f", and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise ValueError(
-            f"`x` must be finite, but {len(bad)} rows hold NaN or infinity (the first is row {bad[0]}). "
-            "Drop them, or give them weight 0."
+            f"`x` must be finite, but these rows hold NaN or infinity: {first}. "
+            f"Drop them, or {'give them weight 0' if has_weights else 'impute their values'}."
         )
     if not (least >= 0 and math.isfinite(most)):
         bad = np.flatnonzero(~((np.asarray(weights) >= 0) & np.isfinite(np.asarray(weights))))
@@ -170,13 +194,14 @@ def _set_to_nan(data: Data) -> Data:
     return data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
 
 
-def check_count(k: int, data: Data, name: str = "k") -> None:
+def check_count(k: int, data: Data, name: str = "k", *, hint: str = "") -> None:
     """Rejects a number of components that the data cannot hold.
 
     Raises:
-      ValueError: if `k` is not an integer, is below 1, or exceeds the number of rows with positive weight.
+      ValueError: if `k` is not an integer, is below 1, or exceeds the number of rows with positive weight. `hint` is
+        what to do where it is traced.
     """
-    check_int(k, name, least=1)
+    check_int(k, name, least=1, hint=hint)
     num_rows = data.x.shape[0]
     if is_concrete(data.weights):
         with jax.ensure_compile_time_eval():
@@ -196,52 +221,27 @@ def as_count(value: ArrayLike, name: str, *, most: int) -> Array:
         raise ValueError(f"`{name}` must be one integer, got {count.dtype} of shape {count.shape}.")
     if is_concrete(count) and not 1 <= int(count) <= most:
         raise ValueError(f"`{name}` must be between 1 and {most}, got {int(count)}.")
-    return _as_jax(count)
+    return as_jax(count)
 
 
-def check_int(value: Any, name: str, *, least: int) -> int:
+def check_int(value: Any, name: str, *, least: int, hint: str = "") -> int:
     """A Python integer of at least `least`: it sets shapes.
 
     Raises:
-      ValueError: naming the argument.
+      ValueError: naming the argument. `hint` is what to do where it is traced.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"`{name}` must be a Python integer of at least {least} (it sets a shape), got {value!r}.")
-    return int(value)
-
-
-def check_nonnegative(value: ArrayLike, name: str) -> Array:
-    """One number as a floating array; rejects a concrete one that is negative, infinite or NaN.
-
-    Raises:
-      ValueError: naming the argument.
-    """
-    check_least(value, name, 0)
-    # One dtype, whether 0 or 0.0 was written: each other one would compile anew.
-    dtype = jnp.result_type(float)
-    if isinstance(value, (int, float)):
-        return memory.constant(float(value), (), dtype)
-    return _as_jax(as_array(value, name), dtype)
-
-
-def check_least(value: ArrayLike, name: str, least: float, *, strictly: bool = False) -> None:
-    """Rejects all but one real number, and a concrete one that is not finite, or below `least` (at it: `strictly`).
-
-    Raises:
-      ValueError: naming the argument.
-    """
-    number = as_array(value, name)
-    numeric = jnp.issubdtype(number.dtype, jnp.number) or number.dtype == jnp.bool_
-    if number.shape != () or not numeric or jnp.iscomplexobj(number):
+        if isinstance(value, Tracer):
+            hint = hint or f"Under `jit`, make it static: static_argnames={name!r}."
+        elif isinstance(value, (Array, np.ndarray)) and value.shape == () and jnp.issubdtype(value.dtype, jnp.integer):
+            hint = f"Write int({name})."
+        else:
+            hint = ""
         raise ValueError(
-            f"`{name}` must be one real number, got {number.dtype} of shape {number.shape}. To sweep it, use jax.vmap."
+            f"`{name}` must be a Python integer of at least {least} (it sets a shape), got {arrays.described(value)}."
+            + (f" {hint}" if hint else "")
         )
-    if is_concrete(number):
-        size = float(np.asarray(number))
-        if not math.isfinite(size) or size < least or (strictly and size == least):
-            raise ValueError(
-                f"`{name}` must be finite and {'above' if strictly else 'at least'} {least:g}, got {value}."
-            )
+    return int(value)
 
 
 def check_key(key: Array) -> None:
@@ -258,24 +258,44 @@ def check_key(key: Array) -> None:
         )
 
 
-def as_centers(centers: ArrayLike, data: Data, name: str = "centers") -> Array:
-    """Centers in the dtype of the data.
+def as_centers(
+    centers: ArrayLike,
+    x: ArrayLike | Data,
+    weights: ArrayLike | None = None,
+    *,
+    has_weights: bool = True,
+    in_place: bool = False,
+) -> tuple[Array, Data]:
+    """Centers and rows of one width, in the dtype of the rows.
 
     Args:
       centers: array of shape (K, D), real.
-      data: the rows, of shape (N, D).
-      name: what to call them in an error.
+      x: as in `as_rows`.
+      weights: as in `as_rows`.
+      has_weights: as in `as_rows`.
+      in_place: as in `as_rows`.
 
     Raises:
-      ValueError: for another shape, a dtype that is not numeric, or concrete centers that hold NaN.
+      ValueError: as `as_rows` does; for centers of another shape, a dtype that is not numeric, or concrete centers that
+        hold NaN.
     """
-    centers = as_floating(centers, name)
-    num_features = data.x.shape[1]
-    if centers.ndim != 2 or centers.shape[1] != num_features or centers.shape[0] == 0:
-        raise ValueError(f"`{name}` must have shape (K, {num_features}) to match `x`, got {centers.shape}.")
-    if is_concrete(centers) and np.isnan(memory.on_host(centers)).any():
-        raise ValueError(f"`{name}` must not hold NaN. If they are those of a fit, see its status.")
-    return centers.astype(data.x.dtype)
+    places = as_floating(centers, "centers")
+    check_rank(places, "centers")
+    data = as_rows(x, weights, width=places.shape[1], has_weights=has_weights, in_place=in_place)
+    if is_concrete(places) and np.isnan(memory.on_host(places)).any():
+        raise ValueError("`centers` must not hold NaN. If they are those of a fit, see its status.")
+    return places.astype(data.x.dtype), data
+
+
+def check_rank(array: Array, name: str) -> None:
+    """Rejects centers, or means, that do not have shape (K, D).
+
+    Raises:
+      ValueError: naming the argument.
+    """
+    if array.ndim != 2 or 0 in array.shape:
+        hint = " Of several fits choose one, as `solve.best` does." if array.ndim == 3 else ""
+        raise ValueError(f"`{name}` must have shape (K, D), got {array.shape}.{hint}")
 
 
 def as_codes(labels: ArrayLike, k: int) -> tuple[Array, Array]:
@@ -292,7 +312,7 @@ def as_codes(labels: ArrayLike, k: int) -> tuple[Array, Array]:
             low, high = int(memory.on_host(labels).min()), int(memory.on_host(labels).max())
         if low < 0 or high >= k:
             raise ValueError(f"`labels` must lie in [0, {k}), got values from {low} to {high}.")
-    labels = _as_jax(labels)
+    labels = as_jax(labels)
     valid = labels >= 0
     if k <= jnp.iinfo(labels.dtype).max:  # or no label of this dtype is as large
         valid &= labels < k

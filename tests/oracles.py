@@ -12,15 +12,18 @@ def cost(centers: Any, x: Any, weights: Any) -> float:
         return float(np.asarray(weights, float) @ ((x[:, None] - centers[None]) ** 2).sum(-1).min(1))
 
 
-def mixture_loss(params: Any, x: Any, weights: Any) -> tuple[float, float, float]:
-    """Minus the log-likelihood, the least variance of any direction, and the largest condition number."""
+def mixture_loss(params: Any, x: Any, weights: Any, noise: Any = 0.0) -> tuple[float, float, float]:
+    """Minus the log-likelihood, less what noise of the rows takes off, the least variance of any direction, and the
+    largest condition number.
+    """
     log_weights = np.asarray(params.log_weights, float)
     on = np.isfinite(log_weights)
     means, covariances = np.asarray(params.means, float)[on], np.asarray(params.covariances, float)[on]
     shifted = np.asarray(x, float)[None] - means[:, None]
     squares = (shifted * np.swapaxes(np.linalg.solve(covariances, np.swapaxes(shifted, 1, 2)), 1, 2)).sum(-1)
     determinants = np.linalg.slogdet(2 * np.pi * covariances)[1]
-    joint = log_weights[on, None] - 0.5 * (squares + determinants[:, None])
+    traces = (np.diagonal(np.linalg.inv(covariances), axis1=1, axis2=2) * np.asarray(noise, float)).sum(axis=1)
+    joint = log_weights[on, None] - 0.5 * (squares + (determinants + traces)[:, None])
     sizes = np.linalg.eigvalsh(covariances)
     loss = -np.asarray(weights, float) @ np.logaddexp.reduce(joint, axis=0)
     with np.errstate(over="ignore"):

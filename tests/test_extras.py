@@ -63,6 +63,17 @@ def test_a_missing_module_is_named_with_the_extra_that_brings_it(module, extra, 
     assert raised.value.name == module
 
 
+def test_plot_as_an_attribute_of_jaxmix_is_told_how_to_import_it():
+    code = (
+        "import jaxmix\n"
+        "try:\n    jaxmix.plot\nexcept AttributeError as error:\n"
+        "    assert 'from jaxmix import plot' in str(error) and \"'jaxmix[plot]'\" in str(error), error\n"
+        "from jaxmix import plot\n"
+        "assert jaxmix.plot is plot and not hasattr(jaxmix, 'plots')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_extras_that_errors_name_are_extras_of_the_package():
     assert {extra for _, extra, _ in MISSING.values()} <= set(PROJECT["optional-dependencies"])
 

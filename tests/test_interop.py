@@ -184,6 +184,8 @@ def test_other_estimators_and_failed_fits_are_rejected():
         interop.from_sklearn(X)
     with pytest.raises(ValueError, match="is not fitted"):
         interop.from_sklearn(GaussianMixture(2))
+    with pytest.raises(ValueError, match="`to_sklearn` is for the host"):
+        jax.jit(interop.to_sklearn)(jnp.zeros((3, 2)))
     with pytest.raises(ValueError, match="those of one fit"):
         interop.to_sklearn(jnp.zeros((2, 3, 2)))
     params = made(gmm.Full)

@@ -409,3 +409,14 @@ def test_a_fit_goes_on_from_where_it_was_saved(tmp_path):
     going = kmeans.fit(jax.random.key(0), X, 3, init=io.load(path).params)
     whole = kmeans.fit(jax.random.key(0), X, 3, init=X[:3])
     assert_array_equal(going.params, whole.params)
+
+
+def test_traced_values_and_paths_in_the_place_of_values_are_rejected(tmp_path):
+    with pytest.raises(ValueError, match="`save` is for the host"):
+        jax.jit(lambda x: io.save(tmp_path / "saved.safetensors", {"x": x}))(jnp.zeros(2))
+    untyped: Any = io
+    with pytest.raises(ValueError, match=r"`path` must be a path, and comes first, as in save\(path, value\); got"):
+        untyped.save(FIT, "saved.safetensors")
+    with pytest.raises(ValueError, match="`path` must be a path"):
+        untyped.load(FIT)
+    assert not list(tmp_path.iterdir())

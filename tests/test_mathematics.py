@@ -19,6 +19,7 @@ from mixtures import exact, make
 
 import jaxmix
 from jaxmix import as_data, gmm, kmeans, linalg, seeding, solve
+from jaxmix.data import Rows
 from jaxmix.kernels.nearest import labels_reference
 
 PAGE = (Path(__file__).parent.parent / "docs" / "mathematics.md").read_text()
@@ -595,6 +596,21 @@ def _():
         if family in (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical):
             assert mixture(family).num_free_parameters == K - 1 + K * D + number
     same([mixture(f).num_free_parameters for f in FAMILIES[4:]], [K - 1 + K * D + D, K - 1 + K * D + 1])
+
+
+@formula("noise", "mixture.Gaussian")
+def _():
+    variances = np.array([0.2, 0.5])
+    component = gmm.Gaussian(regularization=variances)
+    prepared, plain = component.prepare(THETA.components), gmm.Gaussian().prepare(THETA.components)
+    found = component.log_density(prepared, Rows(jnp.asarray(X)))
+    inverses = np.linalg.inv(np.asarray(THETA.covariances))
+    traces = np.array([np.trace(inverse @ np.diag(variances)) for inverse in inverses])
+    same(found, np.asarray(component.log_density(plain, Rows(jnp.asarray(X)))) - 0.5 * traces[:, None])
+    # A quadrature that is exact for squares: two points a feature, a standard deviation to each side.
+    signs = np.array([[a, b] for a in (-1, 1) for b in (-1, 1)])
+    draws = [component.log_density(plain, Rows(jnp.asarray(X + sign * np.sqrt(variances)))) for sign in signs]
+    same(found, np.mean(draws, axis=0))
 
 
 @formula("ascent", "gmm.expected_complete_log_likelihood", "solve.EM")

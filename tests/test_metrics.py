@@ -15,7 +15,7 @@ from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 from sklearn.mixture import GaussianMixture
 
-from jaxmix import as_data, gmm, metrics
+from jaxmix import Blocks, as_data, gmm, metrics
 from jaxmix.mixture import Mixture, Normal, Rates
 
 RANDOM = np.random.default_rng(0)
@@ -243,11 +243,12 @@ def their_samples(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(sklearn_metrics.silhouette_samples(distance.cdist(x, x), labels, metric="precomputed"))
 
 
-@pytest.mark.parametrize("chunk", [None, 7, 30, 1000])
-def test_silhouette_is_that_of_scikit_learn_whatever_the_chunk(chunk):
-    np.testing.assert_allclose(metrics.silhouette_samples(X, B, K, chunk=chunk), their_samples(X, B), rtol=1e-10)
+@pytest.mark.parametrize("size", [None, 7, 30, 1000])
+def test_silhouette_is_that_of_scikit_learn_whatever_the_blocks(size):
+    reduce = Blocks(size)
+    np.testing.assert_allclose(metrics.silhouette_samples(X, B, K, reduce=reduce), their_samples(X, B), rtol=1e-10)
     np.testing.assert_allclose(
-        metrics.silhouette(X, B, K, chunk=chunk), sklearn_metrics.silhouette_score(X, B), rtol=1e-10
+        metrics.silhouette(X, B, K, reduce=reduce), sklearn_metrics.silhouette_score(X, B), rtol=1e-10
     )
 
 
@@ -307,8 +308,11 @@ def test_silhouette_under_jit_and_vmap():
 def test_silhouette_has_the_gradient_of_finite_differences():
     from jax.test_util import check_grads
 
-    x, labels = X[:9], np.arange(9) % 3  # chunks of 4, so that rows overlap
-    check_grads(lambda x: metrics.silhouette(x, labels, 3, chunk=4), (jnp.asarray(x),), 1, modes=["rev"], rtol=1e-5)
+    x, labels = X[:9], np.arange(9) % 3
+    # The last block overlaps the one before it.
+    check_grads(
+        lambda x: metrics.silhouette(x, labels, 3, reduce=Blocks(4)), (jnp.asarray(x),), 1, modes=["rev"], rtol=1e-5
+    )
 
 
 # Matching
@@ -376,13 +380,13 @@ def test_match_of_traced_nan_is_minus_one():
         (lambda: metrics.silhouette(X, A - 1, K), r"`labels` must lie in \[0, 4\)"),
         (lambda: metrics.silhouette(X, A.astype(float), K), "`labels` must be integers"),
         (lambda: metrics.silhouette(X, A[:-1], K), r"`labels` must have shape \(60,\)"),
-        (lambda: metrics.silhouette(X, A, K, chunk=0), "`chunk` must be a Python integer of at least 1"),
+        (lambda: metrics.silhouette(X, A, K, reduce=Blocks(0)), "`size` must be an integer of at least 1"),
         (lambda: metrics.silhouette(X, 0 * A, K), "at least two must have rows, got only label 0"),
         (lambda: metrics.silhouette(X, A, K, weights=A == 3), "at least two must have rows, got only label 3"),
         (lambda: metrics.match(X[:3], X[:4]), r"must have one shape \(K, D\)"),
         (lambda: metrics.match(X[0], X[1]), r"`a` must be centers of shape \(K, D\)"),
         (lambda: metrics.match(X, np.nan * X), "`b` must be numbers, but it holds NaN"),
-        (lambda: metrics.bic(mixture(gmm.Full), X[:, :1]), "`params.means` must have shape"),
+        (lambda: metrics.bic(mixture(gmm.Full), X[:, :1]), r"^`x` has 1 columns, but the model has 2 features"),
     ],
 )
 def test_bad_input_is_rejected(call, message):

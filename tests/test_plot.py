@@ -148,3 +148,25 @@ def test_arrays_of_other_shapes_are_rejected(ax):
         plot.image(ax, np.zeros(3, int), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="`centers` must be colors"):
         plot.image(ax, np.zeros((2, 2), int), np.zeros((2, 4)))
+
+
+def test_a_fit_in_place_of_its_parameters_and_parameters_in_place_of_a_fit_are_named(ax):
+    fit = kmeans.fit(jax.random.key(0), X, 2, restarts=1, max_steps=2)
+    untyped: Any = plot
+    for draw in (
+        lambda: untyped.scatter(ax, X, centers=fit),
+        lambda: untyped.regions(ax, fit),
+        lambda: untyped.ellipses(ax, fit),
+        lambda: untyped.image(ax, np.zeros((2, 2), int), fit),
+    ):
+        with pytest.raises(ValueError, match=r"is a `Fit`, not its parameters. Give `fit.params`"):
+            draw()
+    with pytest.raises(ValueError, match="`fits` must be a `Fit`, got an array"):
+        untyped.trace(ax, fit.params)
+
+
+def test_text_and_traced_rows_are_not_drawn(ax):
+    with pytest.raises(ValueError, match="`x` must hold real numbers, but it holds strings"):
+        plot.scatter(ax, X.astype(str))
+    with pytest.raises(ValueError, match="`plot` is for the host"):
+        jax.jit(lambda x: plot.scatter(ax, x))(X)

@@ -229,7 +229,7 @@ def test_a_fit_has_the_dtype_of_its_rows_and_densities_the_wider_of_two():
     assert kmeans.objective(x[:2].astype(float), x).dtype == jnp.float32
     start = make(np.log([0.5, 0.5]), x[:2].astype(float), gmm.Spherical(jnp.ones(2)))
     fitted = gmm.fit(jax.random.key(0), x, 2, covariance=gmm.Spherical, init=start, max_steps=1)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(fitted)} == {"float32", "int32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(fitted)} == {"float32", "int32", "bool"}
     assert gmm.log_prob(start, x).dtype == jnp.float64
     assert gmm.log_prob(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), start), x).dtype == jnp.float32
 

@@ -104,10 +104,23 @@ def test_cut_rows_are_all_there_once_and_only_the_last_block_is_filled_up():
     assert whole.valid is None
 
 
-@pytest.mark.parametrize("size", [7, 25, 50])
-def test_map_rows_keeps_order_and_drops_what_fills_up(size):
-    rows = reduction.cut(jnp.asarray(X), None, size)
-    np.testing.assert_array_equal(reduction.map_rows(lambda p, rows: p * rows.x, 2.0, rows, 50), 2 * X)
+@pytest.mark.parametrize("size", [1, 7, 25, 49, 50, 64])
+def test_map_rows_equals_the_whole_with_derivatives(size):
+    def of_block(factor, block):
+        x, labels = block
+        return factor * x, labels + 1
+
+    def mapped(factor, x):
+        return reduction.map_rows(of_block, factor, (x, jnp.arange(50)), size)
+
+    rows, labels = mapped(2.0, jnp.asarray(X))
+    np.testing.assert_array_equal(rows, 2 * X)
+    np.testing.assert_array_equal(labels, np.arange(1, 51))
+    weights = np.arange(100.0).reshape(50, 2)
+    slopes = jax.grad(lambda factor, x: jnp.sum(weights * mapped(factor, x)[0]), argnums=(0, 1))(2.0, jnp.asarray(X))
+    # Each row counts once, also where the last block overlaps the one before it.
+    np.testing.assert_allclose(slopes[0], np.sum(weights * X), rtol=1e-12)
+    np.testing.assert_allclose(slopes[1], 2 * weights, rtol=1e-12)
 
 
 def test_counts_of_float32_do_not_stop_growing():

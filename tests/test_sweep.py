@@ -145,9 +145,9 @@ def test_mixtures_over_families_find_those_of_old_faithful():
         for name, family in swept.items()
     }
     assert list(bic) == ["Tied", "Spherical"]
-    assert bic["Tied"][:, 0].argmin() == 1
+    assert bic["Tied"].argmin() == 1
     # mclust prints -2314.316 for EEE with three components.
-    np.testing.assert_allclose(bic["Tied"][1, 0], 2314.316, atol=0.05)
+    np.testing.assert_allclose(bic["Tied"][1], 2314.316, atol=0.05)
     assert (bic["Tied"] < bic["Spherical"]).all()
 
 
@@ -164,6 +164,41 @@ def test_mixtures_over_families_find_those_of_old_faithful():
 def test_bad_grids_are_rejected(axes, inner, options, message):
     with pytest.raises(ValueError, match=message):
         sweep.grid(lambda k: k, axes, *inner, **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "axes", "message"),
+    [
+        (lambda k: k, {"seed": jnp.arange(2)}, r"`axes` has \['seed'\], .* Its arguments are \['k'\]"),
+        (lambda k, key: k, {"k": jnp.arange(2)}, r"The function needs \['key'\], .* its names are \['k'\]"),
+        (lambda k, /: k, {"k": jnp.arange(2)}, r"`axes` has \['k'\]"),
+        (3, {"k": jnp.arange(2)}, "`function` must be a function of one value of each axis, got 3"),
+        (lambda k: k, [jnp.arange(2)], "`axes` must be a dictionary .* got a list"),
+    ],
+)
+def test_axes_that_are_not_the_arguments_of_the_function_are_named(function, axes, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.grid(function, axes)
+
+
+def test_functions_with_defaults_and_with_any_arguments_are_swept():
+    axes = {"k": jnp.arange(2)}
+    assert sweep.grid(lambda k, key=1: k + key, axes).fits.tolist() == [1, 2]
+    assert sweep.grid(lambda **given: given["k"], axes).fits.tolist() == [0, 1]
+
+
+def test_unknown_options_of_mixtures_are_named():
+    with pytest.raises(ValueError, match=r"no arguments \['max_step'\]. Its options are \['prior', .*'max_steps'"):
+        sweep.mixtures(KEY, X, [1], max_step=3)
+
+
+def test_a_table_under_jit_and_a_map_without_a_function_are_rejected():
+    swept = sweep.grid(lambda k: 2 * k, {"k": jnp.arange(3)})
+    with pytest.raises(ValueError, match="`to_records` is for the host"):
+        jax.jit(swept.to_records)(total=swept.fits)
+    untyped: Any = swept
+    with pytest.raises(ValueError, match="`function` must be a function of one fit"):
+        untyped.map(3)
 
 
 def test_values_as_indices_and_options_of_the_sweep_are_rejected(large):

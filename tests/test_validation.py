@@ -1,8 +1,9 @@
 """Arguments that are rejected, and the messages; and the results under jit, where values are not known."""
 
 import re
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ from validation_cases import (
     tables,
 )
 
-from jaxmix import Status, as_data, gmm, kmeans, metrics, solve, sweep
+from jaxmix import Fit, Problem, Status, as_data, fit, gmm, interop, kmeans, metrics, mixture, solve, sweep
+from jaxmix.pytree import choice
 from tests.mixtures import exact, make, replace
 from tests.pages import rewritten
 
@@ -111,6 +113,7 @@ def test_the_page_shows_exactly_these_tables():
 UNTYPED: Any = gmm  # arguments of any type
 MIXTURE = UNTYPED.Mixture(np.log([0.5, 0.5]), UNTYPED.Normal(X[:2], UNTYPED.Diagonal(np.ones((2, 2)))))
 RESP = np.full((6, 2), 0.5)
+FIT: Any = Fit(X[:2], *[jnp.zeros(())] * 5)
 ROWS = {
     "as_data": lambda x, weights: as_data(x, weights),
     "kmeans.fit": lambda x, weights: kmeans.fit(KEY, x, 2, weights=weights),
@@ -205,7 +208,8 @@ def test_every_public_function_rejects_an_invalid_mixture(function):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: kmeans.predict(X[:2, :1], X), r"`centers` must have shape \(K, 2\)"),
+        (lambda: kmeans.predict(np.stack([X[:2]] * 3), X), r"`centers` must have shape \(K, D\).*`solve.best`"),
+        (lambda: kmeans.predict(MIXTURE, X), "`centers` must be an array, got a Mixture. Its means are centers.means"),
         (lambda: kmeans.predict(X[:2], NAN), "`x` must be finite"),
         (lambda: kmeans.objective(X[:2], X, np.zeros(6)), "`labels` must be integers"),
         (lambda: kmeans.objective(X[:2], X, np.zeros(5, int)), r"`labels` must have shape \(6,\)"),
@@ -220,7 +224,11 @@ def test_every_public_function_rejects_an_invalid_mixture(function):
         (lambda: kmeans.reconstruct(X, [[-1]]), "got values from -1 to -1"),
         (lambda: kmeans.lower_bound(X, 7), "`k` must be at most"),
         (lambda: as_data(as_data(X), np.ones(6)), "has weights already"),
-        (lambda: solve.run(kmeans.KMeans(), solve.EM(), np.zeros((2, 3)), X), "need one width D"),
+        (lambda: solve.run(kmeans.KMeans(), solve.EM(), MIXTURE, X), "`params` must be centers, .* got a Mixture"),
+        (lambda: solve.run(gmm.GaussianMixture(), solve.EM(), X[:2], X), "`params` must be a `Mixture`, got an array"),
+        (lambda: solve.run(gmm.GaussianMixture(gmm.Tied), solve.EM(), MIXTURE, X), "`params.components` must have"),
+        (lambda: solve.best(FIT.loss), "`fits` must be a `Fit` with a leading axis, .* got an array"),
+        (lambda: solve.best(FIT), "`fits` must be a `Fit` with a leading axis, .* got one Fit"),
     ],
 )
 def test_the_other_functions_reject_invalid_arguments(call, message):
@@ -310,3 +318,145 @@ def test_a_traced_row_that_is_not_finite_has_no_label_and_no_responsibilities(ba
     decoded = jax.jit(lambda x: kmeans.reconstruct(centers, kmeans.predict(centers, x)))(x)
     np.testing.assert_array_equal(decoded, [[0, 0], [np.nan, np.nan], [3, 3]])
     assert np.isnan(jax.jit(gmm.responsibilities)(mixture, x)).any(axis=1).tolist() == [False, True, False]
+
+
+# A fit in place of its parameters, rows of another width, and one row without its axis.
+PREDICTIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "kmeans.predict": kmeans.predict,
+    "kmeans.objective": kmeans.objective,
+    "kmeans.e_step": kmeans.e_step,
+    "kmeans.update": lambda params, x: kmeans.update(params, x, LABELS),
+    "gmm.start.from_centers": gmm.start.from_centers,
+    "solve.objective": lambda params, x: solve.objective(kmeans.KMeans(), params, x),
+    "solve.run": lambda params, x: solve.run(kmeans.KMeans(), solve.EM(), params, x),
+    "solve.run_many": lambda params, x: solve.run_many(kmeans.KMeans(), solve.EM(), params, x),
+}
+OF_ROWS: dict[str, Callable[[Any, Any], Any]] = {
+    "gmm.log_joint": gmm.log_joint,
+    "gmm.log_prob": gmm.log_prob,
+    "gmm.log_likelihood": gmm.log_likelihood,
+    "gmm.responsibilities": gmm.responsibilities,
+    "gmm.predict": gmm.predict,
+    "gmm.e_step": gmm.e_step,
+    "gmm.elbo": lambda params, x: gmm.elbo(params, x, RESP),
+    "gmm.expected_complete_log_likelihood": lambda p, x: gmm.expected_complete_log_likelihood(p, x, RESP),
+    "gmm.complete_log_likelihood": lambda params, x: gmm.complete_log_likelihood(params, x, LABELS),
+    "metrics.bic": metrics.bic,
+    "metrics.aic": metrics.aic,
+    "metrics.icl": metrics.icl,
+    "solve.objective of a mixture": lambda params, x: solve.objective(gmm.GaussianMixture(gmm.Diagonal), params, x),
+}
+OF_PARAMS: dict[str, Callable[[Any], Any]] = {
+    **OF_MIXTURE,
+    "gmm.m_step": lambda params: gmm.m_step(gmm.e_step(MIXTURE, X), params),
+    "gmm.recenter": lambda params: gmm.recenter(gmm.e_step(MIXTURE, X), MIXTURE, params),
+    "kmeans.reconstruct": lambda params: kmeans.reconstruct(params, LABELS),
+    "kmeans.m_step": lambda params: kmeans.m_step(kmeans.e_step(X[:2], X), params),
+    "kmeans.recenter": lambda params: kmeans.recenter(kmeans.e_step(X[:2], X), params, params),
+    "metrics.match": lambda params: metrics.match(X[:2], params),
+    "interop.to_numpyro": interop.to_numpyro,
+    "kmeans.fit": lambda params: kmeans.fit(KEY, X, 2, init=params),
+    "gmm.fit": lambda params: gmm.fit(KEY, X, 2, init=params),
+    **{name: lambda params, of=function: of(params, X) for name, function in {**PREDICTIONS, **OF_ROWS}.items()},
+}
+
+
+@pytest.mark.parametrize("function", OF_PARAMS)
+def test_a_fit_in_place_of_its_parameters_is_named(function):
+    with pytest.raises(ValueError, match=r"is a `Fit`, not its parameters. Give `fit.params`."):
+        OF_PARAMS[function](FIT)
+
+
+@pytest.mark.parametrize("function", [*PREDICTIONS, *OF_ROWS])
+def test_rows_of_another_width_and_a_row_alone_are_blamed_on_x(function):
+    call, params = (PREDICTIONS[function], X[:2]) if function in PREDICTIONS else (OF_ROWS[function], MIXTURE)
+    if function == "solve.run_many":
+        params = X[None, :2]
+    with pytest.raises(ValueError, match=r"^`x` has 1 columns, but the model has 2 features"):
+        call(params, X[:, :1])
+    with pytest.raises(ValueError, match=r"^`x` has 1 columns, but the model has 2 features"):
+        call(params, as_data(X[:, :1]))
+    with pytest.raises(ValueError, match=r"^`x` must have shape .*x\[None\] for one row"):
+        call(params, X[0])
+
+
+def test_a_row_alone_is_told_from_a_feature_alone():
+    with pytest.raises(ValueError, match=r"x\[None\] for one row, which must have the 2 features") as error:
+        kmeans.predict(X[:2], X[0])
+    assert "x[:, None]" not in str(error.value)
+    with pytest.raises(ValueError, match=r"x\[:, None\] for one feature"):
+        kmeans.predict(X[:2, :1], X[:, 0])
+
+
+@pytest.mark.parametrize("function", ["kmeans.predict", "gmm.log_joint", "gmm.predict", "gmm.responsibilities"])
+def test_functions_without_weights_name_rows_with_nan_and_do_not_advise_weights(function):
+    with pytest.raises(ValueError, match=r"these rows hold NaN or infinity: 2\.") as error:
+        ROWS_ALONE[function](NAN)
+    assert "weight" not in str(error.value)
+    with pytest.raises(ValueError, match=r"infinity: 0, 1, 2, 3, 4, and 1 more. .*weight 0"):
+        as_data(X * np.nan)
+
+
+@pytest.mark.parametrize("function", ["kmeans.fit", "gmm.fit"])
+def test_a_traced_k_is_told_of_num_active(function):
+    fits: Any = kmeans.fit if function == "kmeans.fit" else gmm.fit
+    with pytest.raises(ValueError, match=r"`k` must be a Python integer .* got a traced value. .*`num_active`"):
+        jax.vmap(lambda k: fits(KEY, X, k))(jnp.arange(1, 3))
+    with pytest.raises(ValueError, match=r"Write int\(k\)"):
+        fits(KEY, X, jnp.array(2))
+    with pytest.raises(ValueError, match="static_argnames='restarts'"):
+        jax.jit(lambda restarts: fits(KEY, X, 2, restarts=restarts))(2)
+
+
+def test_integers_are_rejected_only_where_float32_would_round_them():
+    with jax.enable_x64(False):
+        for exact in (2**24, -(2**24), 2**40, 3 * 2**50, -(2**63)):
+            assert as_data(np.array([[exact], [1]])).x[0, 0] == float(exact)
+        for rounded in (2**24 + 1, -(2**24) - 1, 2**40 + 5):
+            with pytest.raises(ValueError, match=r"`x` .*float32 would round, such as .* in row 1, .*jax.enable_x64"):
+                as_data([[1], [rounded]])
+        with pytest.raises(ValueError, match=r"`x` .*float32 would round"):
+            kmeans.fit(KEY, jnp.array([[2**24 + 1], [1]]), 1)
+        with pytest.raises(ValueError, match=r"`centers` .*float32 would round"):
+            kmeans.predict([[2**24 + 1]], [[1.0]])
+        # Rows of weight zero may hold anything, and floats are rounded as everywhere in JAX.
+        assert as_data([[2**24 + 1], [3]], [0, 1]).x[0, 0] == 3
+        assert as_data(np.array([[2.0**24 + 1]])).x.dtype == jnp.float32
+
+
+def test_what_a_user_calls_or_derives_from_is_checked_at_every_entry():
+    class Bare(mixture.Component):
+        pass
+
+    class BareAssignment(mixture.Assignment):
+        pass
+
+    @choice
+    class Partial(Problem):
+        def e_step(self, prepared, rows):
+            return rows
+
+    untyped: Any = Partial()
+    for call in (
+        lambda: fit(untyped, KEY, X, 2),
+        lambda: solve.run(untyped, solve.EM(), X[:2], X),
+        lambda: solve.run_many(untyped, solve.EM(), X[None, :2], X),
+        lambda: solve.make_objective(untyped, X[:2], X),
+    ):
+        with pytest.raises(ValueError, match=r"`problem` is of the class Partial, which must define `m_step"):
+            call()
+    for call in (
+        lambda: gmm.log_prob(MIXTURE, X, component=Bare()),
+        lambda: gmm.sample(KEY, MIXTURE, 2, component=Bare()),
+        lambda: fit(mixture.MixtureModel(Bare()), KEY, X, 2),
+        lambda: gmm.e_step(MIXTURE, X, assignment=BareAssignment()),
+        lambda: gmm.start.from_labels(LABELS, X, 2, problem=mixture.MixtureModel(Bare())),
+    ):
+        with pytest.raises(ValueError, match=r"is of the class Bare\w*, which lacks the decorator .*@choice"):
+            call()
+    with pytest.raises(ValueError, match=r"`refine` must be a choice, .* got 10"):
+        fit(kmeans.KMeans(), KEY, X, 2, refine=cast(Any, 10))
+    with pytest.raises(ValueError, match=r"Call it: GaussianMixture\(...\)"):
+        fit(cast(Any, gmm.GaussianMixture), KEY, X, 2)
+    with pytest.raises(ValueError, match=r"Write Tempered\(inverse_temperature\)"):
+        gmm.fit(KEY, X, 2, assignment=cast(Any, gmm.Tempered))

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.sparse
 
 from jaxmix import Blocks, Fit, Solver, Status, as_data, gmm, kmeans, solve
+from jaxmix.pytree import choice
 from tests import oracles
-from tests.frames import Frame, frame
+from tests.frames import Frame, NAType, frame
 from tests.pages import DOCS, markdown, rewritten
 
 PAGE = DOCS / "input_validation.md"
@@ -31,11 +33,10 @@ MODELS: dict[str, Any] = {"K-means": None, **FAMILIES}
 # One program a model, a shape and a dtype.
 UNTYPED: Any = gmm  # arguments of any type
 UNTYPED_SOLVE: Any = solve
-HELD_UP = 1e-5  # variances that are the regularization's, 1e-6, and little else
 SETTINGS: dict[str, Any] = {"x": X, "weights": ONES, "restarts": 2, "max_steps": 200}
 
 
-def at(array: np.ndarray, row: int, value: float) -> np.ndarray:
+def at(array: np.ndarray, row: int, value: Any) -> np.ndarray:
     """A copy with one row, or one number, replaced."""
     changed = array.copy()
     changed[row] = value
@@ -75,6 +76,15 @@ class Undecorated(Solver):
     """A solver whose author forgot `choice`."""
 
 
+@choice
+class Stepless(Solver):
+    """A solver whose author forgot `step`."""
+
+    def init(self, objective: Any, params: Any) -> Any:
+        """The start."""
+        return params
+
+
 Change = dict[str, Any] | Callable[[str], dict[str, Any]]
 
 
@@ -101,15 +111,24 @@ class Accepted(NamedTuple):
     like: np.ndarray | None = None  # the plain array whose fit must be the same
 
 
-NUMBERS = "must hold real numbers, got dtype {}. Convert it to float first."
+NUMBERS = "must hold real numbers, but "
+STRINGS = (
+    "it holds strings, such as {1!r} in row 0{2}. Encode categories as numbers, such as a column of 0 and 1 for each. "
+    "Of numbers written as text make np.asarray({0}, float)."
+)
+COMPLEX = "it holds complex numbers. Give their real and imaginary parts as columns, {0}.real and {0}.imag."
+UNIT = 'such as np.timedelta64(1, "D").'
+WIDE = (
+    "`x` holds integers that float64 would round, such as 9007199254740993 in row 3, column 0. Leave out columns that "
+    "only identify rows. Subtract an offset from such integers."
+)
+INSTANCE = "must be an instance of a class derived from `{}`, such as {}, got {}."
 COUNT = "must be a Python integer of at least {} (it sets a shape), got {}."
 TYPED = (
     "`key` must be one typed PRNG key, such as jax.random.key(0), got {}. For an old-style key: "
     "jax.random.wrap_key_data(key)."
 )
-NOT_FINITE = (
-    "`x` must be finite, but 1 rows hold NaN or infinity (the first is row 3). Drop them, or give them weight 0."
-)
+NOT_FINITE = "`x` must be finite, but these rows hold NaN or infinity: 3. Drop them, or give them weight 0."
 NO_MIXTURE = (
     "`init` must be a mixture of finite numbers with covariances that are positive definite, but it holds NaN, "
     "infinity, or a scale that is not above 0. If it is that of a fit, see its status."
@@ -122,19 +141,64 @@ TOLERANCE = "must be finite and at least 0, got {}."
 ONE = "must be one real number, got {} of shape {}. To sweep it, use jax.vmap."
 
 REJECTED = [
-    Rejected("x", "one axis", {"x": X[:, 0]}, "`x` must have shape (N, D), got (24,). Use x[:, None] for one feature."),
+    Rejected(
+        "x",
+        "one axis",
+        {"x": X[:, 0]},
+        "`x` must have shape (N, D), got (24,). Use x[:, None] for one feature, or x[None] for one row.",
+    ),
     Rejected("x", "three axes", {"x": X[None]}, "`x` must have shape (N, D), got (1, 24, 2)."),
     Rejected("x", "no rows", {"x": X[:0]}, "`x` must have at least one row and one column, got shape (0, 2)."),
     Rejected("x", "no columns", {"x": X[:, :0]}, "`x` must have at least one row and one column, got shape (24, 0)."),
     Rejected("x", "NaN", {"x": at(X, 3, np.nan)}, NOT_FINITE, "NONFINITE"),
     Rejected("x", "inf", {"x": at(X, 3, np.inf)}, NOT_FINITE, "NONFINITE"),
     Rejected("x", "-inf", {"x": at(X, 3, -np.inf)}, NOT_FINITE, "NONFINITE"),
-    Rejected("x", "complex numbers", {"x": X + 1j}, f"`x` {NUMBERS.format('complex128')}"),
-    Rejected("x", "strings", {"x": X.astype(str)}, f"`x` {NUMBERS.format('<U32')}"),
-    Rejected("x", "objects", {"x": X.astype(object)}, f"`x` {NUMBERS.format('object')}"),
-    Rejected("x", "dates", {"x": np.zeros((N, D), "datetime64[s]")}, f"`x` {NUMBERS.format('datetime64[s]')}"),
-    Rejected("x", "differences of dates", {"x": np.zeros((N, D), "m8[s]")}, f"`x` {NUMBERS.format('timedelta64[s]')}"),
-    Rejected("x", "None", {"x": None}, f"`x` {NUMBERS.format('object')}"),
+    Rejected("x", "complex numbers", {"x": X + 1j}, f"`x` {NUMBERS}{COMPLEX.format('x')}"),
+    Rejected(
+        "x",
+        "strings",
+        {"x": X.round().astype(str)},
+        f"`x` {NUMBERS}{STRINGS.format('x', str(X.round()[0, 0]), ', column 0')}",
+    ),
+    Rejected("x", "objects", {"x": X.astype(object)}, f"`x` {NUMBERS}its dtype is object. Write np.asarray(x, float)."),
+    Rejected(
+        "x",
+        "dates",
+        {"x": np.zeros((N, D), "datetime64[s]")},
+        f"`x` {NUMBERS}it holds dates. Subtract a first date, and divide by a unit, {UNIT}",
+    ),
+    Rejected(
+        "x",
+        "differences of dates",
+        {"x": np.zeros((N, D), "m8[s]")},
+        f"`x` {NUMBERS}it holds differences of dates. Divide them by a unit, {UNIT}",
+    ),
+    Rejected("x", "None", {"x": None}, f"`x` {NUMBERS}it is None."),
+    Rejected(
+        "x",
+        "a PRNG key",
+        lambda model: {"x": KEY},
+        f"`x` {NUMBERS}it is a PRNG key. Look at the order of the arguments.",
+    ),
+    Rejected(
+        "x",
+        "integers that float64 cannot hold",
+        {"x": at(X.astype(int), 3, [2**53 + 1, 0])},
+        WIDE,
+    ),
+    Rejected(
+        "x",
+        "a sparse matrix",
+        {"x": scipy.sparse.csr_matrix(X)},
+        "`x` is a sparse matrix (csr_matrix), but must be a dense array. Write x.toarray(). Where that is too large, "
+        "reduce the columns first, such as by TruncatedSVD of scikit-learn.",
+    ),
+    Rejected(
+        "x",
+        "a frame with missing values",
+        {"x": Frame(at(X.astype(object), 3, [0.0, NAType()]), ("length", "width"))},
+        f"`x` {NUMBERS}it has missing values, such as in row 3, column 'width'. Drop those rows, or impute the values.",
+    ),
     Rejected("x", "a ragged list", {"x": [[1.0], [1.0, 2.0]]}, f"`x` {RAGGED}"),
     Rejected(
         "x",
@@ -142,7 +206,12 @@ REJECTED = [
         {"x": np.ma.masked_greater(X, 8.0)},
         "`x` has masked entries, whose values mean nothing. Drop those rows, or fill them.",
     ),
-    Rejected("x", "a frame with a column of words", {"x": Frame(X.astype(object))}, f"`x` {NUMBERS.format('object')}"),
+    Rejected(
+        "x",
+        "a frame with a column of words",
+        {"x": Frame(np.array([[value, "Rome"] for value in X[:, 0].tolist()], object), ("length", "city"))},
+        f"`x` {NUMBERS}{STRINGS.format('x', 'Rome', ', column ' + repr('city'))}",
+    ),
     Rejected(
         "x",
         "`Data`, and weights besides",
@@ -197,7 +266,7 @@ REJECTED = [
         {"weights": ONES[:, None]},
         "`weights` must have shape (24,), one for each row of `x`, got (24, 1).",
     ),
-    Rejected("weights", "strings", {"weights": ["1"] * N}, f"`weights` {NUMBERS.format('<U1')}"),
+    Rejected("weights", "strings", {"weights": ["1"] * N}, f"`weights` {NUMBERS}{STRINGS.format('weights', '1', '')}"),
     Rejected(
         "init",
         "of another K",
@@ -210,8 +279,27 @@ REJECTED = [
         {"init": X[0]},
         "`init` must be a function (key, data, k) -> centers, or have shape (3, 2) or (R, 3, 2), got shape (2,).",
     ),
-    Rejected("init", "complex numbers", {"init": X[:K] + 1j}, f"`init` {NUMBERS.format('complex128')}"),
-    Rejected("init", "the name of a method", {"init": "k-means++"}, f"`init` {NUMBERS.format('<U9')}"),
+    Rejected("init", "complex numbers", {"init": X[:K] + 1j}, f"`init` {NUMBERS}{COMPLEX.format('init')}"),
+    Rejected(
+        "init",
+        "the name of a method",
+        {"init": "random"},
+        "`init` must be a function or an array, got 'random'. The functions are seeding.kmeans_parallel, "
+        "seeding.kmeans_plus_plus, seeding.maximin, seeding.random_rows.",
+    ),
+    Rejected(
+        "init",
+        "a function of other arguments",
+        {"init": lambda key: X[:K]},
+        "`init` must be a function (key, data, k) -> centers, but the function <lambda> is not: too many positional "
+        "arguments.",
+    ),
+    Rejected(
+        "init",
+        "a fit",
+        lambda model: {"init": Fit(*[jnp.zeros(())] * 6)},
+        "`init` is a `Fit`, not its parameters. Give `fit.params`.",
+    ),
     Rejected(
         "init",
         "a function that returns another shape",
@@ -247,13 +335,13 @@ REJECTED = [
         "solver",
         "a class",
         {"solver": solve.EM},
-        "`solver` must be an instance of a class derived from `Solver`: got <class 'jaxmix.solve.em.EM'>.",
+        "`solver` must be an instance, got the class EM. Write EM().",
     ),
     Rejected(
         "solver",
         "a problem",
         {"solver": kmeans.KMeans()},
-        "`solver` must be an instance of a class derived from `Solver`: got KMeans(empty='farthest', scatter=None).",
+        f"`solver` {INSTANCE.format('Solver', 'solve.EM()', 'an instance of KMeans')}",
     ),
     Rejected(
         "solver",
@@ -263,11 +351,12 @@ REJECTED = [
         "its definition.",
     ),
     Rejected(
-        "reduce",
-        "a number",
-        {"reduce": 4096},
-        "`reduce` must be an instance of a class derived from `Blocks`: got 4096.",
+        "solver",
+        "one without `step`",
+        lambda model: {"solver": Stepless()},
+        "`solver` is of the class Stepless, which must define `step(objective, state)`.",
     ),
+    Rejected("reduce", "a number", {"reduce": 4096}, f"`reduce` {INSTANCE.format('Blocks', 'Blocks(4096)', '4096')}"),
     Rejected(
         "size",
         "0",
@@ -281,6 +370,28 @@ REJECTED = [
         "`optimizer` must be a function from a learning rate to an optax transformation, got one that is built "
         "already. For optax.adam(0.05) write Optax(optax.adam, learning_rate=0.05); for a chain, Optax(make, "
         "learning_rate=0.05) with def make(rate): return optax.chain(...).",
+    ),
+    Rejected(
+        "optimizer",
+        "a number, before the optimizer",
+        {"solver": UNTYPED_SOLVE.Optax(0.05, optax.adam)},
+        "`optimizer` must be a function from a learning rate to an optax transformation, got 0.05. For "
+        "optax.adam(0.05) write Optax(optax.adam, learning_rate=0.05); for a chain, Optax(make, learning_rate=0.05) "
+        "with def make(rate): return optax.chain(...).",
+    ),
+    Rejected(
+        "optimizer",
+        "a function without arguments",
+        {"solver": UNTYPED_SOLVE.Optax(lambda: optax.adam(0.05), 0.05)},
+        "`optimizer` must be a function from a learning rate to an optax transformation, but the function <lambda> is "
+        "not: too many positional arguments.",
+    ),
+    Rejected(
+        "learning_rate",
+        "a schedule",
+        {"solver": UNTYPED_SOLVE.Optax(optax.adam, lambda step: 0.1)},
+        "`learning_rate` must be a number, got the function <lambda>. For a schedule, write Optax(make, "
+        "learning_rate=1.0) with def make(rate): return optax.adam(lambda step: rate * schedule(step)).",
     ),
     Rejected(
         "learning_rate",
@@ -305,7 +416,22 @@ REJECTED = [
         "covariance",
         "a name",
         {"covariance": "full"},
-        "`covariance` must be a covariance family, such as gmm.Full, got 'full'.",
+        "`covariance` must be a covariance family, a class such as gmm.Full, got 'full'.",
+        only="mixtures",
+    ),
+    Rejected(
+        "assignment",
+        "a class",
+        {"assignment": gmm.Hard},
+        "`assignment` must be an instance, got the class Hard. Write Hard().",
+        only="mixtures",
+    ),
+    Rejected(
+        "prior",
+        "a function that makes one",
+        {"prior": gmm.fraley_raftery},
+        f"`prior` {INSTANCE.format('NormalInverseWishart', 'gmm.weak_prior(x)', 'the function fraley_raftery')} "
+        "Call it: fraley_raftery(...).",
         only="mixtures",
     ),
     Rejected("refine", "-1", {"refine": -1}, f"`refine` {COUNT.format(0, -1)}", only="mixtures"),
@@ -375,8 +501,8 @@ REJECTED = [
     Rejected(
         "init",
         "means that are strings",
-        lambda model: {"init": bare(model, means=X[:K].astype(str))},
-        f"`init.means` {NUMBERS.format('<U32')}",
+        lambda model: {"init": bare(model, means=X[:K].round().astype(str))},
+        f"`init.means` {NUMBERS}{STRINGS.format('init.means', str(X.round()[0, 0]), ', column 0')}",
         only="mixtures",
     ),
 ]
@@ -416,7 +542,7 @@ ACCEPTED = [
     Accepted("one feature, D = 1", {"x": X[:, :1]}, "fitted", "fitted"),
     Accepted("as many rows as centers, N = K", {"weights": first(K)}, "J = 0", "held up", traced=True),
     Accepted("subnormal entries", {"x": np.where(X > 4, 1e-310, 5e-324)}, "J = 0", "off", traced=True),
-    Accepted("a row of 1e30", {"x": at(X, 3, 1e30)}, "fitted", "NONFINITE", traced=True),
+    Accepted("a row of 1e30", {"x": at(X, 3, 1e30)}, "fitted", "fitted", traced=True),
     Accepted("a row of 1e30 in float32", {"x": at(X, 3, 1e30).astype(np.float32)}, "fitted", "NONFINITE"),
     Accepted(
         "a constant column",
@@ -481,8 +607,10 @@ def outcome(fit: Fit, x: np.ndarray, weights: np.ndarray) -> str:
     x, weights = x[present], weights[present]
     if isinstance(fit.params, gmm.Mixture):
         np.testing.assert_allclose(np.exp(np.asarray(fit.params.log_weights, float)).sum(), 1, rtol=1e-5)
-        loss, least, condition = oracles.mixture_loss(fit.params, x, weights)
-        word = "off" if np.isneginf(fit.params.log_weights).any() else "held up" if least < HELD_UP else "fitted"
+        noise = np.asarray(gmm.noise_floor(x, weights=weights))
+        loss, least, condition = oracles.mixture_loss(fit.params, x, weights, noise)
+        held_up = least < 2 * noise.max()
+        word = "off" if np.isneginf(fit.params.log_weights).any() else "held up" if held_up else "fitted"
     else:
         loss, condition = oracles.cost(fit.params, x, weights), 0.0
         word = "fitted" if loss else "J = 0"

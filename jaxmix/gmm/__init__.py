@@ -37,6 +37,8 @@ from jaxmix.mixture.components.gaussian import (
     TiedDiagonal,
     TiedSpherical,
     fraley_raftery,
+    noise_floor,
+    weak_prior,
 )
 
 __all__ = [
@@ -74,9 +76,11 @@ __all__ = [
     "m_step",
     "marginal",
     "mixture",
+    "noise_floor",
     "predict",
     "recenter",
     "responsibilities",
     "sample",
     "start",
+    "weak_prior",
 ]

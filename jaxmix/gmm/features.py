@@ -13,7 +13,7 @@ from jax import Array
 from jaxmix import linalg, validation
 from jaxmix.mixture.components.gaussian import Full, Gaussian, Normal
 from jaxmix.mixture.components.gaussian.component import factors
-from jaxmix.mixture.densities import log_posterior
+from jaxmix.mixture.inference import log_posterior
 from jaxmix.mixture.model import Mixture, component_of
 from jaxmix.mixture.validation import as_mixture
 from jaxmix.typing import ArrayLike

@@ -48,8 +48,9 @@ def fit(
       k: the number of components, between 1 and the number of rows with positive weight.
       covariance: `Full`, `Tied`, `Diagonal`, `Spherical`, `TiedDiagonal` or `TiedSpherical`.
       prior: a `NormalInverseWishart`, such as `fraley_raftery(x, k)`, or None.
-      regularization: traced, added to the diagonals of the covariances at each M-step; None means 1e-6 without a
-        prior, and 0 with one. See `Gaussian`.
+      regularization: variances of a known noise of the rows, one or one for each feature, traced, in squared units of
+        x. None: `noise_floor(x)`, which keeps every fit of finite rows finite. 0 is maximum likelihood. `Fit.loss` has
+        the noise in it, the functions of a mixture, such as `log_likelihood`, do not. See `Gaussian`.
       assignment: `Soft()` for EM, `Hard()` for classification EM, `Tempered(beta)` for annealing.
       weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
       init: a function (key, data, k) -> centers; an array of centers of shape (K, D), or (R, K, D) for R starts;

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxmix import validation
+from jaxmix.contracts import check_choice
 from jaxmix.data import Data
 from jaxmix.frame import Frame
 from jaxmix.mixture.assignment import Assignment, Soft
 from jaxmix.mixture.components.gaussian import Covariance, Full, Gaussian, NormalInverseWishart
-from jaxmix.mixture.model import Mixture, Stats, component_of
+from jaxmix.mixture.model import Mixture, Stats, check_mixture, component_of
 from jaxmix.mixture.problem import MixtureModel
+from jaxmix.mixture.start import validated
 from jaxmix.reduction import Blocks
 from jaxmix.typing import ArrayLike
 
@@ -29,8 +31,8 @@ def GaussianMixture(  # noqa: N802
     Args:
       covariance: the covariance family.
       prior: a `NormalInverseWishart`, or None for maximum likelihood.
-      regularization: added to the diagonals of the covariances at each M-step, traced, in squared units of x. None
-        means 1e-6 without a prior, and 0 with one. See `Gaussian`.
+      regularization: variances of a known noise of the rows, one or one for each feature, traced, in squared units of
+        x. None: those of `noise_floor` of the rows that the model is fitted to. See `Gaussian`.
       assignment: `Soft()` for EM, `Hard()` for classification EM, `Tempered(beta)` for annealing.
 
     Returns:
@@ -78,9 +80,9 @@ def e_step(
       >>> gmm.e_step(mixture, [[0.0], [1.0]]).counts.tolist()
       [1.0, 1.0]
     """
-    data = validation.as_data(x, weights)
-    component = component_of(params, None)
-    return _e_step(MixtureModel(component, assignment), params, data)
+    problem = validated(MixtureModel(component_of(params, None), assignment))
+    data = validation.as_rows(x, weights, width=params.means.shape[-1])
+    return _e_step(problem, params, data)
 
 
 @jax.jit
@@ -108,7 +110,8 @@ def m_step(
     Args:
       stats: what `e_step` returned.
       params: the mixture that `e_step` was given.
-      regularization: of shape (), added to the diagonals of the covariances, in squared units of x.
+      regularization: of shape () or (D,), variances of a noise of the rows, which add to those of the components, in
+        squared units of x.
       prior: a `NormalInverseWishart`, or None.
 
     Returns:
@@ -125,6 +128,9 @@ def m_step(
       >>> fitted.means.item(), fitted.covariances.item()
       (2.0, 1.0)
     """
+    check_mixture(params, "params")
+    if prior is not None:
+        check_choice(prior, "prior", NormalInverseWishart, "gmm.weak_prior(x)")
     problem = GaussianMixture(type(params.covariance), prior, jnp.asarray(regularization))
     return _m_step(problem, stats, params)
 
@@ -157,4 +163,5 @@ def recenter(stats: Stats, params: Mixture, new: Mixture) -> Stats:
       >>> gmm.recenter(gmm.e_step(mixture, [[1.0], [3.0]]), mixture, other).moments.second.item()
       2.0
     """
+    check_mixture(new, "new")
     return MixtureModel(component_of(params, None)).recenter(stats, params, new)

@@ -4,9 +4,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import branches, linalg
+from jaxmix.arrays import described
 from jaxmix.data import Rows
 from jaxmix.frame import Frame
 from jaxmix.kernels import nearest, segments
@@ -15,6 +17,7 @@ from jaxmix.kmeans import steps
 from jaxmix.problem import Problem
 from jaxmix.pytree import choice, static
 from jaxmix.reduction import Footprint
+from jaxmix.validation import check_width
 
 QUICK_ROWS = 4096
 """With fewer rows all steps are taken about the centers: both ways take no time, and one is less to compile."""
@@ -78,6 +81,13 @@ class KMeans(Problem):
     def validate(self) -> None:
         """Rejects an unknown policy."""
         steps.check_policy(self.empty)
+
+    def validate_params(self, params: Any, num_features: int) -> None:
+        """Rejects all but centers as wide as the rows."""
+        if not isinstance(params, (Array, np.ndarray)):
+            raise ValueError(f"`params` must be centers, an array of shape (K, D), got {described(params)}.")
+        if params.ndim:
+            check_width(num_features, params.shape[-1])
 
     def prepare(self, params: Array) -> Prepared:
         """What the kernels need of the centers."""

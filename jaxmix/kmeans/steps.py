@@ -1,15 +1,18 @@
 """The mathematics of K-means: assignment, update and cost, as pure functions of centers and rows."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import frame, linalg, validation
+from jaxmix import arrays, frame, linalg, memory, validation
 from jaxmix.data import Data, Rows
 from jaxmix.kernels import far, nearest
 from jaxmix.kernels.nearest import Stats
+from jaxmix.reduction import Blocks, Footprint, map_rows
 from jaxmix.typing import ArrayLike
 
 EMPTY_POLICIES = ("farthest", "keep")
@@ -40,11 +43,10 @@ def predict(centers: ArrayLike, x: ArrayLike) -> Array:
       >>> kmeans.predict(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0], [2.0]])).tolist()
       [0, 1, 0]
     """
-    data = validation.as_data(x)
-    centers = validation.as_centers(centers, data)
+    centers, data = validation.as_centers(centers, x, has_weights=False, in_place=True)
     # By the centers: one row far away must not make the squares of the others underflow.
-    scale = frame.scale_of(centers)
-    return _labels(*frame.scaled((centers, data.x), scale))
+    centers, rows = frame.scaled((centers, data.x), frame.scale_of(centers))
+    return memory.map_parts(_labels, centers, rows)
 
 
 def objective(
@@ -78,8 +80,7 @@ def objective(
       >>> kmeans.objective(jnp.array([[0.0], [10.0]]), jnp.array([[1.0], [8.0]])).item()
       5.0
     """
-    data = validation.as_data(x, weights)
-    places = validation.as_centers(centers, data)
+    places, data = validation.as_centers(centers, x, weights, in_place=True)
     scale = frame.scale_of(data.x)
     places, data = frame.scaled(places, scale), frame.scaled_rows(data, scale)
     if labels is None:
@@ -117,14 +118,17 @@ def update(centers: ArrayLike, x: ArrayLike, labels: ArrayLike, *, weights: Arra
       >>> kmeans.update(jnp.array([[0.0], [10.0]]), x, jnp.array([0, 1, 0])).ravel().tolist()
       [1.5, 8.0]
     """
-    data = validation.as_data(x, weights)
+    start, data = validation.as_centers(centers, x, weights)
     scale = frame.scale_of(data.x)
-    start, data = frame.scaled(validation.as_centers(centers, data), scale), frame.scaled_rows(data, scale)
+    start, data = frame.scaled(start, scale), frame.scaled_rows(data, scale)
     labels, data = validation.as_labels(labels, data, start.shape[0])
-    rows = Rows(data.x, data.weights)
     # Twice: the second time about the means themselves, and so right to the last digit from any centers.
-    near = m_step(nearest.statistics(start, rows, labels), start, empty="keep")
-    return frame.unscaled(m_step(nearest.statistics(near, rows, labels), near, empty="keep"), scale)
+    return frame.unscaled(_updated(_updated(start, data, labels), data, labels), scale)
+
+
+@jax.jit
+def _updated(centers: Array, data: Data, labels: Array) -> Array:
+    return m_step(nearest.statistics(centers, Rows(data.x, data.weights), labels), centers, empty="keep")
 
 
 def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
@@ -152,8 +156,7 @@ def reconstruct(centers: ArrayLike, labels: ArrayLike) -> Array:
       [10.0, 0.0]
     """
     centers = validation.as_floating(centers, "centers")
-    if centers.ndim != 2:
-        raise ValueError(f"`centers` must have shape (K, D), got {centers.shape}.")
+    validation.check_rank(centers, "centers")
     codes, valid = validation.as_codes(labels, centers.shape[0])
     return jnp.where(valid[..., None], centers[codes], jnp.nan)
 
@@ -184,8 +187,7 @@ def e_step(centers: ArrayLike, x: ArrayLike | Data, *, weights: ArrayLike | None
       >>> stats.counts.tolist(), stats.loss.item()
       ([2.0, 1.0], 9.0)
     """
-    data = validation.as_data(x, weights)
-    return _e_step(validation.as_centers(centers, data), data)
+    return _e_step(*validation.as_centers(centers, x, weights))
 
 
 @jax.jit
@@ -231,6 +233,7 @@ def m_step(stats: Stats, centers: Array, *, empty: str = "farthest") -> Array:
       [4.5, 99.0]
     """
     check_policy(empty)
+    arrays.reject_fit(centers, "centers")
     shift = linalg.safe_divide(stats.sums, stats.counts[:, None])
     # The mean's own rounding is relative to the cluster's width; a place's, to its distance from zero.
     width = jnp.sqrt(linalg.safe_divide(stats.costs, stats.counts))[:, None]
@@ -282,6 +285,8 @@ def recenter(stats: Stats, centers: Array, new: Array) -> Stats:
       >>> kmeans.recenter(stats, jnp.array([[0.0]]), jnp.array([[1.5]])).costs.item()
       0.5
     """
+    for name, places in (("centers", centers), ("new", new)):
+        arrays.reject_fit(places, name)
     # A center without rows has nothing to move, and may stand at infinity.
     has_rows = (stats.counts > 0)[:, None]
     shift = jnp.where(has_rows, centers, 0) - jnp.where(has_rows, new, 0)
@@ -293,34 +298,52 @@ def recenter(stats: Stats, centers: Array, new: Array) -> Stats:
 
 @jax.jit
 def _labels(centers: Array, x: Array) -> Array:
-    distances = linalg.squared_distances(x, centers)
-    found = jnp.argmin(distances, axis=1).astype(jnp.int32)
-    lost = ~jnp.isfinite(jnp.min(distances, axis=1))
+    def of_block(prepared: nearest.Prepared, x: Array) -> Array:
+        found, least = nearest.labels(prepared, x)
+        lost = ~jnp.isfinite(least)
+        return far.mended(jnp.where(lost, -1, found), lost, prepared.centers, x, _far_labels, centers.size)
 
-    def of_far(centers: Array, part: Array) -> Array:
-        gaps = far.excess(part, centers, is_on(centers))[0]
-        known = jnp.isfinite(jnp.min(gaps, axis=1))
-        return jnp.where(known, jnp.argmin(gaps, axis=1), -1).astype(jnp.int32)
-
-    return far.mended(jnp.where(lost, -1, found), lost, centers, x, of_far, centers.size)
+    return _by_blocks(of_block, nearest.prepare(centers), x)
 
 
-@jax.jit
+def _far_labels(centers: Array, x: Array) -> Array:
+    gaps = far.excess(x, centers, is_on(centers))[0]
+    known = jnp.isfinite(jnp.min(gaps, axis=1))
+    return jnp.where(known, jnp.argmin(gaps, axis=1), -1).astype(jnp.int32)
+
+
 def loss(centers: Array, data: Data) -> Array:
     """`objective` of validated `Data`: J with every row at its nearest center."""
-    return loss_at(centers, data, nearest.labels_reference(jax.lax.stop_gradient(centers), data.x))
+    return linalg.weighted_sum(data.weights, memory.map_parts(_costs, centers, data.x))
+
+
+def loss_at(centers: Array, data: Data, labels: Array) -> Array:
+    """J with every row at the center of its label; differentiable in `centers`."""
+    return linalg.weighted_sum(data.weights, memory.map_parts(_costs_at, centers, (data.x, labels)))
 
 
 @jax.jit
-def loss_at(centers: Array, data: Data, labels: Array) -> Array:
-    """J with every row at the center of its label; differentiable in `centers`."""
-    return linalg.weighted_sum(data.weights, _costs(centers, data.x, labels))
+def _costs(centers: Array, x: Array) -> Array:
+    def of_block(prepared: nearest.Prepared, x: Array) -> Array:
+        return nearest.loss_rows(prepared.centers, x, nearest.labels(prepared, x)[0])
+
+    return _by_blocks(of_block, nearest.prepare(centers), x)
+
+
+@jax.jit
+def _costs_at(centers: Array, rows: tuple[Array, Array]) -> Array:
+    return _by_blocks(
+        lambda prepared, block: nearest.loss_rows(prepared.centers, *block), nearest.prepare(centers), rows
+    )
+
+
+def _by_blocks(function: Callable[[nearest.Prepared, Any], Array], prepared: nearest.Prepared, rows: Any) -> Array:
+    """A function of centers and a block of rows, for all rows: arrays of shape (n,) to one of shape (N,)."""
+    x, k = jax.tree.leaves(rows)[0], prepared.centers.shape[0]
+    size = Blocks().rows_per_block(x.shape[0], x.shape[1], Footprint(min(k, nearest.GROUP)), x.dtype.itemsize)
+    return map_rows(function, prepared, rows, size)
 
 
 def is_on(centers: Array) -> Array:
     """Which centers take rows at all: those at infinity are switched off."""
     return jnp.all(jnp.isfinite(centers), axis=1)
-
-
-def _costs(centers: Array, x: Array, labels: Array) -> Array:
-    return jnp.sum(jnp.square(x - centers[labels]), axis=1)

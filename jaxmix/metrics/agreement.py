@@ -118,7 +118,7 @@ def stability(labels: ArrayLike, *, num_labels: int | None = None, weights: Arra
 
 
 def _integers(value: ArrayLike, name: str) -> Array | np.ndarray:
-    array = np.asarray(value) if validation.is_concrete(value) else jnp.asarray(value)
+    array = validation.as_array(value, name)
     if not jnp.issubdtype(array.dtype, jnp.integer) or array.size == 0:
         raise ValueError(f"`{name}` must hold integer labels, got {array.dtype} of shape {array.shape}.")
     return array

@@ -3,12 +3,15 @@
 Lower is better, as in scikit-learn; those of mclust have the other sign.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import linalg, mixture, validation
-from jaxmix.data import Data
+from jaxmix import linalg, mixture
 from jaxmix.mixture import Mixture
+from jaxmix.mixture.inference import largest_joints, log_probs, of_rows
+from jaxmix.mixture.validation import as_mixture_and_data
 from jaxmix.typing import ArrayLike
 
 
@@ -68,8 +71,7 @@ def bic(params: Mixture, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.bic(mixture, jnp.zeros((2, 1))).item(), 3)
       5.062
     """
-    data = validation.as_data(x, weights)
-    return -2 * mixture.log_likelihood(params, data.x, weights=data.weights) + _schwarz(params, data)
+    return _criterion(log_probs, params, x, weights)
 
 
 def icl(params: Mixture, x: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -105,11 +107,12 @@ def icl(params: Mixture, x: ArrayLike, *, weights: ArrayLike | None = None) -> A
       >>> round(metrics.icl(mixture, jnp.zeros((2, 1))).item(), 3)
       5.062
     """
-    data = validation.as_data(x, weights)
-    complete = linalg.weighted_sum(data.weights, jnp.max(mixture.log_joint(params, data.x), axis=1))
-    return -2 * complete + _schwarz(params, data)
+    return _criterion(largest_joints, params, x, weights)
 
 
-def _schwarz(params: Mixture, data: Data) -> Array:
+def _criterion(values: Callable[..., Array], params: Mixture, x: ArrayLike, weights: ArrayLike | None) -> Array:
+    """Minus twice a sum over rows of a function of `inference`, plus the penalty of Schwarz."""
+    component, params, data = as_mixture_and_data(params, x, weights)
+    total = linalg.weighted_sum(data.weights, of_rows(values, component, params, data.x))
     log_rows = jnp.log(jnp.sum(data.weights))
-    return params.num_free_parameters.astype(log_rows.dtype) * log_rows
+    return -2 * total + params.num_free_parameters.astype(log_rows.dtype) * log_rows

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import validation
+from jaxmix import arrays
 from jaxmix.pytree import choice
 
 
@@ -92,7 +92,7 @@ class Tempered(Assignment):
 
     def validate(self) -> None:
         """Rejects a temperature that is not positive."""
-        validation.check_least(self.inverse_temperature, "inverse_temperature", 0, strictly=True)
+        arrays.check_least(self.inverse_temperature, "inverse_temperature", 0, strictly=True)
 
 
 def _log_sum_exp(values: Array) -> tuple[Array, Array]:

@@ -11,9 +11,9 @@ from jax import Array
 from jaxmix import linalg, validation
 from jaxmix.data import Data
 from jaxmix.mixture.component import Component
-from jaxmix.mixture.densities import joint
-from jaxmix.mixture.model import Mixture, component_of
-from jaxmix.mixture.validation import as_mixture
+from jaxmix.mixture.inference import expected_joints, of_rows, own_joints
+from jaxmix.mixture.model import Mixture
+from jaxmix.mixture.validation import as_mixture_and_data
 from jaxmix.typing import ArrayLike
 
 
@@ -52,12 +52,9 @@ def complete_log_likelihood(
       >>> round(gmm.complete_log_likelihood(mixture, jnp.zeros((2, 1)), jnp.array([0, 0])).item(), 4)
       -1.8379
     """
-    data = validation.as_data(x, weights)
-    component = component_of(params, component)
-    params = as_mixture(params, component, data.x.shape[1])
+    component, params, data = as_mixture_and_data(params, x, weights, component)
     labels, data = validation.as_labels(labels, data, params.log_weights.shape[0])
-    own = jnp.take_along_axis(joint(component, params, data.x), labels[None], axis=0)[0]
-    return linalg.weighted_sum(data.weights, own)
+    return linalg.weighted_sum(data.weights, of_rows(own_joints, component, params, (data.x, labels)))
 
 
 def expected_complete_log_likelihood(
@@ -95,13 +92,8 @@ def expected_complete_log_likelihood(
       >>> round(gmm.expected_complete_log_likelihood(mixture, jnp.zeros((2, 1)), jnp.ones((2, 1))).item(), 4)
       -1.8379
     """
-    data = validation.as_data(x, weights)
-    component = component_of(params, component)
-    log_joint = joint(component, as_mixture(params, component, data.x.shape[1]), data.x).T
-    shares = as_responsibilities(resp, log_joint.shape, log_joint.dtype, data.weights)
-    # 0 times the -inf of a component that is switched off is 0, and so is its slope.
-    known = jnp.where(shares > 0, log_joint, 0)
-    return linalg.weighted_sum(data.weights, jnp.sum(shares * known, axis=1))
+    component, params, data = as_mixture_and_data(params, x, weights, component)
+    return _expected(component, params, data, _shares(resp, params, data))
 
 
 def elbo(
@@ -140,13 +132,9 @@ def elbo(
       >>> round(gmm.elbo(mixture, jnp.zeros((2, 1)), jnp.ones((2, 1))).item(), 4)
       -1.8379
     """
-    data = validation.as_data(x, weights)
-    component = component_of(params, component)
-    params = as_mixture(params, component, data.x.shape[1])
-    shape = (data.x.shape[0], params.log_weights.shape[0])
-    shares = as_responsibilities(resp, shape, params.log_weights.dtype, data.weights)
-    q = expected_complete_log_likelihood(params, data, shares, component=component)
-    return q + entropy(shares, weights=data.weights)
+    component, params, data = as_mixture_and_data(params, x, weights, component)
+    shares = _shares(resp, params, data)
+    return _expected(component, params, data, shares) + linalg.weighted_sum(data.weights, _entropies(shares))
 
 
 def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -178,9 +166,22 @@ def entropy(resp: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
         raise ValueError(f"`resp` must have shape (N, K), got {shares.shape}.")
     counts = validation.as_data(np.zeros((shares.shape[0], 1), shares.dtype), weights).weights
     shares = as_responsibilities(shares, shares.shape, shares.dtype, counts)
+    return linalg.weighted_sum(counts, _entropies(shares))
+
+
+def _shares(resp: ArrayLike, params: Mixture, data: Data) -> Array:
+    shape = (data.x.shape[0], params.log_weights.shape[0])
+    return as_responsibilities(resp, shape, jnp.result_type(params.log_weights, data.weights), data.weights)
+
+
+def _expected(component: Component, params: Mixture, data: Data, shares: Array) -> Array:
+    return linalg.weighted_sum(data.weights, of_rows(expected_joints, component, params, (data.x, shares)))
+
+
+@jax.jit
+def _entropies(shares: Array) -> Array:
     # `jax.scipy.special.entr` computes 0 log 0 on the way, which `jax.debug_nans` reports.
-    rows = jnp.sum(shares * -jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
-    return linalg.weighted_sum(counts, rows)
+    return jnp.sum(shares * -jnp.log(jnp.where(shares == 0, 1, shares)), axis=1)
 
 
 def as_responsibilities(resp: ArrayLike, shape: tuple[int, ...], dtype: Any, weights: Array) -> Array:

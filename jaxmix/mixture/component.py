@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import linalg
-from jaxmix.data import Rows
+from jaxmix.contracts import check_choice
+from jaxmix.data import Data, Rows
 from jaxmix.frame import Frame
 from jaxmix.mixture.assignment import Assignment
 from jaxmix.reduction import Footprint
@@ -115,12 +116,23 @@ class Component:
         """The inverse of `unconstrain`."""
         return free
 
+    def calibrate(self, data: Data) -> "Component":
+        """The component with what it takes from all rows, as `Problem.calibrate` has it. The default: itself."""
+        return self
+
     def bind(self, rows: Rows, reduce: Any) -> "Component":
-        """The component for the rows of one fit, as `Problem.bind` has it. The default: itself."""
+        """The component for the rows of one fit, as `Problem.bind` has it. The default: itself.
+
+        Functions such as `mixture.predict` bind it too, to their rows or to some of them at a time.
+        """
         return self
 
     def moved(self, params: Any, frame: Frame) -> "tuple[Component, Any] | None":
         """Component and parameters for rows that `frame.apply` has moved; None (the default) where they cannot be."""
+        return None
+
+    def held_up(self, params: Any) -> Array | None:
+        """Which components are degenerate, as `Problem.held_up` has it, of shape (K,). The default: None."""
         return None
 
     def recenter(self, counts: Array, moments: Any, params: Any, new: Any) -> Any:
@@ -163,18 +175,43 @@ class Component:
         """
         return None
 
+    def log_joint(self, prepared: Any, log_weights: Array, rows: Rows) -> Array:
+        """Log joint densities of one block of rows and the components, of shape (K, n), for fits and predictions alike.
+
+        Define it where all of them together have a faster form. It is differentiated through the default.
+        """
+        return log_weights[:, None] + self.log_density(prepared, rows)
+
     def e_step(self, prepared: Any, log_weights: Array, rows: Rows, assignment: Assignment) -> tuple[Array, Array, Any]:
         """Loss, counts and moments of one block. Define it where all of them together have a faster form.
 
         It is differentiated through the default.
         """
-        evidence, shares = assignment(log_weights[:, None] + self.log_density(prepared, rows))
+        evidence, shares = assignment(joint(self, prepared, log_weights, rows))
         shares = rows.weigh(shares)
         return -total(rows.weigh(evidence)), total(shares), self.moments(shares, rows, prepared)
 
-    def loss(self, prepared: Any, log_weights: Array, rows: Rows, assignment: Assignment) -> Array:
-        """The loss of one block, as `e_step` takes it."""
-        return -total(rows.weigh(assignment(log_weights[:, None] + self.log_density(prepared, rows))[0]))
+
+@jax.custom_jvp
+def joint(component: Component, prepared: Any, log_weights: Array, rows: Rows) -> Array:
+    """`Component.log_joint`, of shape (K, n), with the derivatives of the default: all log densities come from here."""
+    return component.log_joint(prepared, log_weights, rows)
+
+
+@joint.defjvp
+def _joint_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # A faster form may sum terms that cancel, of which derivatives lose more.
+    return jax.jvp(Component.log_joint, primals, tangents)
+
+
+def check_component(component: Any) -> None:
+    """Rejects all but a valid instance of a component.
+
+    Raises:
+      ValueError: saying what it lacks.
+    """
+    required = ("log_density", "moments", "maximize", "initial")
+    check_choice(component, "component", Component, "mixture.Poisson()", required)
 
 
 def total(values: Array) -> Array:

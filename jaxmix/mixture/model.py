@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix.mixture.component import Component
+from jaxmix import arrays
+from jaxmix.mixture.component import Component, check_component
 
 
 class Mixture(NamedTuple):
@@ -97,10 +98,20 @@ def component_of(params: Any, component: Component | None) -> Component:
     Raises:
       ValueError: for anything but a `Mixture`, parameters that name none, or one whose settings are not valid.
     """
-    if not isinstance(params, Mixture):
-        raise ValueError(f"`params` must be a `Mixture`, got {type(params).__name__}.")
-    found = component or getattr(params.components, "component", None)
-    if not isinstance(found, Component):
+    check_mixture(params, "params")
+    found = getattr(params.components, "component", None) if component is None else component
+    if found is None:
         raise ValueError("These parameters do not name their component: give `component=`, such as that of the model.")
-    found.validate()
+    check_component(found)
     return found
+
+
+def check_mixture(params: Any, name: str) -> None:
+    """Rejects all but a `Mixture`, whose parts are not validated.
+
+    Raises:
+      ValueError: naming the argument.
+    """
+    arrays.reject_fit(params, name)
+    if not isinstance(params, Mixture):
+        raise ValueError(f"`{name}` must be a `Mixture`, got {arrays.described(params)}.")

@@ -6,15 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxmix.contracts import check_choice
 from jaxmix.data import Data, Rows
 from jaxmix.frame import Frame
 from jaxmix.mixture import initial, validation
 from jaxmix.mixture.assignment import Assignment, Soft
-from jaxmix.mixture.component import Component
-from jaxmix.mixture.model import Mixture, Stats
+from jaxmix.mixture.component import Component, check_component, joint, total
+from jaxmix.mixture.model import Mixture, Stats, check_mixture
 from jaxmix.problem import Problem
-from jaxmix.pytree import choice, is_choice
+from jaxmix.pytree import choice
 from jaxmix.reduction import Footprint
+from jaxmix.validation import check_width
 
 
 class Prepared(NamedTuple):
@@ -61,18 +63,14 @@ class MixtureModel(Problem):
 
     def validate(self) -> None:
         """Rejects fields of other types, and settings of theirs that are not valid."""
-        for name, contract in (("component", Component), ("assignment", Assignment)):
-            value = getattr(self, name)
-            if isinstance(value, type) or not isinstance(value, contract):
-                raise ValueError(
-                    f"`{name}` must be an instance of a class derived from `{contract.__name__}`: got {value!r}."
-                )
-            if not is_choice(value):
-                raise ValueError(
-                    f"`{name}` is of the class {type(value).__name__}, which lacks the decorator "
-                    "`jaxmix.pytree.choice`: write @choice above its definition."
-                )
-            value.validate()
+        check_component(self.component)
+        check_choice(self.assignment, "assignment", Assignment, "Soft()", ("__call__",))
+
+    def validate_params(self, params: Any, num_features: int) -> None:
+        """Rejects all but a mixture of the model's components, as wide as the rows."""
+        check_mixture(params, "params")
+        validation.check_form(params, self.component, "params")
+        check_width(num_features, jax.tree.leaves(params.components)[0].shape[-1])
 
     def prepare(self, params: Mixture) -> Prepared:
         """What the component prepares, and the log weights."""
@@ -93,8 +91,9 @@ class MixtureModel(Problem):
         return Mixture(log_weights - jnp.log(jnp.sum(weights)), components)
 
     def loss(self, prepared: Prepared, rows: Rows) -> Array:
-        """Minus the evidence of one block. Its derivative is that of the component's plain log density."""
-        return _loss(self, prepared, rows)
+        """Minus the evidence of one block."""
+        log_joint = joint(self.component, prepared.components, prepared.log_weights, rows)
+        return -total(rows.weigh(self.assignment(log_joint)[0]))
 
     def penalty(self, params: Mixture) -> Array | float:
         """Minus the log prior, up to a constant; 0 without one."""
@@ -107,6 +106,10 @@ class MixtureModel(Problem):
     def constrain(self, free: Mixture) -> Mixture:
         """Weights that sum to one, and the component's own constraints."""
         return Mixture(jax.nn.log_softmax(free.log_weights), self.component.constrain(free.components))
+
+    def calibrate(self, data: Data) -> "MixtureModel":
+        """With the component calibrated on these rows."""
+        return MixtureModel(self.component.calibrate(data), self.assignment)
 
     def bind(self, rows: Rows, reduce: Any) -> "MixtureModel":
         """With the component for these rows."""
@@ -127,6 +130,11 @@ class MixtureModel(Problem):
     def as_starts(self, init: Any, k: int, num_features: int, dtype: Any) -> Mixture:
         """Mixtures to start from, validated, with a leading axis R. One that holds NaN ends its own fit alone."""
         return validation.as_starts(init, k, num_features, dtype, self.component)
+
+    def held_up(self, params: Mixture) -> Array | None:
+        """What the component says of those that are on."""
+        found = self.component.held_up(params.components)
+        return None if found is None else found & params.is_on
 
     def recenter(self, stats: Stats, params: Mixture, new: Mixture) -> Stats:
         """The statistics of the same rows and responsibilities about other parameters; the loss is left as it was."""
@@ -153,21 +161,6 @@ def _plain_e_step(model: MixtureModel, prepared: Prepared, rows: Rows) -> Stats:
 def _e_step_jvp(primals: tuple, tangents: tuple) -> tuple[Stats, Stats]:
     # A faster form may sum terms that cancel, of which derivatives lose more.
     return jax.jvp(_plain_e_step, primals, tangents)
-
-
-@jax.custom_jvp
-def _loss(model: MixtureModel, prepared: Prepared, rows: Rows) -> Array:
-    return model.component.loss(prepared.components, prepared.log_weights, rows, model.assignment)
-
-
-def _plain_loss(model: MixtureModel, prepared: Prepared, rows: Rows) -> Array:
-    plain = Component.loss
-    return plain(model.component, prepared.components, prepared.log_weights, rows, model.assignment)
-
-
-@_loss.defjvp
-def _loss_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    return jax.jvp(_plain_loss, primals, tangents)
 
 
 def _least_share(dtype: Any) -> float:

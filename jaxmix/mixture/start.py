@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import linalg, memory, validation
+from jaxmix.contracts import check_choice
 from jaxmix.data import Data
 from jaxmix.mixture import initial
 from jaxmix.mixture.components.gaussian import Gaussian
@@ -64,7 +65,7 @@ def from_responsibilities(
         shares = linalg.fill_absent(shares, data.weights)
     if concrete and not (memory.on_host(shares) >= 0).all():
         raise ValueError("`resp` must be non-negative, and not NaN.")
-    return _from_responsibilities(validated(problem), shares, data)
+    return _from_responsibilities(validated(problem).calibrate(data), shares, data)
 
 
 def from_labels(
@@ -100,7 +101,7 @@ def from_labels(
       >>> import jax.numpy as jnp
       >>> from jaxmix import gmm
       >>> mixture = gmm.start.from_labels([0, 0, 1, 1], [[0.0], [2.0], [7.0], [9.0]], 2)
-      >>> mixture.covariances.ravel().round(4).tolist()
+      >>> mixture.covariances.ravel().round(3).tolist()
       [1.0, 1.0]
     """
     data = validation.as_data(x, weights)
@@ -142,9 +143,8 @@ def from_centers(
       >>> gmm.start.from_centers([[1.0], [8.0]], [[0.0], [2.0], [7.0], [9.0]]).means.ravel().tolist()
       [1.0, 8.0]
     """
-    data = validation.as_data(x, weights)
-    centers = validation.as_centers(centers, data)
-    return _from_centers(validated(problem), centers, data)
+    centers, data = validation.as_centers(centers, x, weights)
+    return _from_centers(validated(problem).calibrate(data), centers, data)
 
 
 def validated(problem: MixtureModel) -> MixtureModel:
@@ -153,9 +153,7 @@ def validated(problem: MixtureModel) -> MixtureModel:
     Raises:
       ValueError: for anything else.
     """
-    if not isinstance(problem, MixtureModel):
-        raise ValueError(f"`problem` must be a `MixtureModel`, such as gmm.GaussianMixture(), got {problem!r}.")
-    problem.validate()
+    check_choice(problem, "problem", MixtureModel, "gmm.GaussianMixture()")
     return memory.without_numpy(problem)
 
 

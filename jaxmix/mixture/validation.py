@@ -10,14 +10,43 @@ import numpy as np
 from jax import Array
 
 from jaxmix import validation
+from jaxmix.data import Data
 from jaxmix.mixture.component import Component
-from jaxmix.mixture.model import Mixture
+from jaxmix.mixture.model import Mixture, check_mixture, component_of
+from jaxmix.typing import ArrayLike
 
 SLACK = 1e-3
 """How far from 1 given weights may sum."""
 
 
-def as_mixture(params: Any, component: Component, num_features: int | None = None, name: str = "params") -> Mixture:
+def as_mixture_and_data(
+    params: Any,
+    x: ArrayLike | Data,
+    weights: ArrayLike | None = None,
+    component: Component | None = None,
+    *,
+    has_weights: bool = True,
+) -> tuple[Component, Mixture, Data]:
+    """A component, a mixture of it, and rows of the same features.
+
+    Args:
+      params: as in `as_mixture`.
+      x: as in `validation.as_rows`; rows that NumPy holds stay there, as `inference.of_rows` takes them.
+      weights: as in `validation.as_rows`.
+      component: what the mixture is made of; None for the component that its parameters name.
+      has_weights: as in `validation.as_rows`.
+
+    Raises:
+      ValueError: as `as_mixture` and `validation.as_rows` do.
+    """
+    component = component_of(params, component)
+    params = as_mixture(params, component)
+    width = jax.tree.leaves(params.components)[0].shape[-1]
+    data = validation.as_rows(x, weights, width=width, has_weights=has_weights, in_place=True)
+    return component, params, data
+
+
+def as_mixture(params: Any, component: Component, name: str = "params") -> Mixture:
     """A mixture of floating arrays; concrete values that are not a mixture are rejected.
 
     Components that are switched off may hold arbitrary values: where these are not valid, they become those of
@@ -26,7 +55,6 @@ def as_mixture(params: Any, component: Component, num_features: int | None = Non
     Args:
       params: a `Mixture`, whose leaves may be NumPy arrays or lists.
       component: what it is made of.
-      num_features: D, or None for that of the first leaf.
       name: what to call it in an error.
 
     Returns:
@@ -38,7 +66,7 @@ def as_mixture(params: Any, component: Component, num_features: int | None = Non
     """
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
     with jax.ensure_compile_time_eval() if validation.is_concrete(params) else contextlib.nullcontext():
-        params = _shaped(params, component, name, (None, num_features), ranks=(2,))
+        params = _shaped(params, component, name, (None, None), ranks=(2,))
         return _usable(params, component, name, may_fail=False)
 
 
@@ -70,6 +98,21 @@ def initial_shapes(component: Component, k: int, num_features: int) -> Any:
     return _shapes(jax.tree.structure(component), k, num_features)
 
 
+def check_form(params: Mixture, component: Component, name: str) -> None:
+    """Rejects parameters of other components.
+
+    Raises:
+      ValueError: with both forms.
+    """
+    structure = jax.tree.structure(params.components, is_leaf=_is_list)
+    expected = jax.tree.structure(initial_shapes(component, 1, 1))
+    if structure != expected:
+        raise ValueError(
+            f"`{name}.components` must have the form {_form(expected)}, got {_form(structure)}. "
+            "Give the model the same component, such as `covariance=gmm.Tied` for mixtures of that family."
+        )
+
+
 def each_component(component: Component, params: Mixture, flags: list[Any], numpy: Any) -> Any:
     """Whether all flags of a component are set, of shape (..., K), from those of each leaf."""
     lead = params.log_weights.ndim - 1
@@ -99,23 +142,18 @@ def _is_list(node: Any) -> bool:
 def _shaped(
     params: Any, component: Component, name: str, size: tuple[int | None, int | None], ranks: tuple[int, ...]
 ) -> Mixture:
-    if not isinstance(params, Mixture):
-        raise ValueError(f"`{name}` must be a `Mixture`, got {type(params).__name__}.")
+    check_mixture(params, name)
     paths, structure = jax.tree_util.tree_flatten_with_path(params.components, is_leaf=_is_list)
     names = [f"{name}{jax.tree_util.keystr(path)}" if path else f"{name}.components" for path, _ in paths]
-    expected = jax.tree.structure(initial_shapes(component, 1, 1))
-    if structure != expected:
-        raise ValueError(
-            f"`{name}.components` must have the form {_form(expected)}, got {_form(structure)}. "
-            "Give the model the same component, such as `covariance=gmm.Tied` for mixtures of that family."
-        )
+    check_form(params, component, name)
     arrays = [validation.as_floating(value, part) for part, (_, value) in zip(names, paths, strict=True)]
     first = arrays[0]
     fits = all(wanted in (None, found) for wanted, found in zip(size, first.shape[-2:], strict=False))
     if first.ndim not in ranks or not fits or 0 in first.shape:
         k, num_features = (letter if wanted is None else wanted for letter, wanted in zip("KD", size, strict=True))
         many = " or a leading axis R" if 3 in ranks else ""
-        raise ValueError(f"`{names[0]}` must have shape ({k}, {num_features}){many}, got {first.shape}.")
+        hint = " Of several fits choose one, as `solve.best` does." if first.ndim == 3 and not many else ""
+        raise ValueError(f"`{names[0]}` must have shape ({k}, {num_features}){many}, got {first.shape}.{hint}")
     lead, shapes = first.shape[:-2], jax.tree.leaves(initial_shapes(component, *first.shape[-2:]))
     log_weights = validation.as_floating(params.log_weights, f"{name}.log_weights")
     wanted = [(f"{name}.log_weights", log_weights, first.shape[-2:-1])]

@@ -111,6 +111,7 @@ def make_loop(
             num_steps=carry.num_steps,
             num_passes=jnp.asarray(solver.passes(carry.state, carry.num_steps), loss_type),
             trace=filled(carry.trace, carry.num_steps, loss),
+            held_up=objective.problem.held_up(params),
         )
 
     return Loop(init, cond, body, finalize)

@@ -11,11 +11,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmix import validation
+from jaxmix.arrays import check_least, described
+from jaxmix.contracts import check_call
 from jaxmix.linalg import safe_divide
 from jaxmix.pytree import choice, static
 from jaxmix.solve.termination import expected_decrease
 from jaxmix.solver import Objective, Progress, Solver, Status
 from jaxmix.typing import Params
+
+MAKES = "from a learning rate to an optax transformation"
 
 GRADIENT_PASSES = 3.0
 """Passes over the data that one gradient over all rows counts for."""
@@ -102,14 +106,23 @@ class Optax(Solver):
     def validate(self) -> None:
         """Rejects an optimizer that is built already, a learning rate that is not one, and batches without a key."""
         if isinstance(self.optimizer, tuple) or not callable(self.optimizer):
+            built = isinstance(self.optimizer, tuple)
             raise ValueError(
-                "`optimizer` must be a function from a learning rate to an optax transformation, got "
-                f"{_described(self.optimizer)}. For optax.adam(0.05) write Optax(optax.adam, learning_rate=0.05); for "
-                "a chain, Optax(make, learning_rate=0.05) with def make(rate): return optax.chain(...)."
+                f"`optimizer` must be a function {MAKES}, got "
+                f"{'one that is built already' if built else described(self.optimizer)}. For optax.adam(0.05) write "
+                "Optax(optax.adam, learning_rate=0.05); for a chain, Optax(make, learning_rate=0.05) with def "
+                "make(rate): return optax.chain(...)."
             )
+        check_call(self.optimizer, "optimizer", MAKES, "rate")
         if self.learning_rate is None:
             raise ValueError("`learning_rate` is missing. Write Optax(optax.adam, learning_rate=0.05).")
-        validation.check_least(self.learning_rate, "learning_rate", 0)
+        if callable(self.learning_rate):
+            raise ValueError(
+                f"`learning_rate` must be a number, got {described(self.learning_rate)}. For a schedule, write "
+                "Optax(make, learning_rate=1.0) with def make(rate): return optax.adam(lambda step: rate * "
+                "schedule(step))."
+            )
+        check_least(self.learning_rate, "learning_rate", 0)
         if self.batch_size is not None:
             validation.check_int(self.batch_size, "batch_size", least=1)
             if self.key is None:
@@ -199,7 +212,10 @@ def lenient(make: Callable[[], optax.GradientTransformation]) -> optax.GradientT
     """An optimizer that runs under `jax_numpy_dtype_promotion="strict"`: optax's own sums mix integers and floats."""
     standard = partial(jax.numpy_dtype_promotion, "standard")
     with standard():
-        optimizer = optax.with_extra_args_support(make())
+        made: Any = make()
+        if not (hasattr(made, "init") and hasattr(made, "update")):
+            raise ValueError(f"`optimizer` must be a function {MAKES}, but it returned {described(made)}.")
+        optimizer = optax.with_extra_args_support(made)
 
     def init(params: Params) -> Any:
         with standard():
@@ -210,10 +226,6 @@ def lenient(make: Callable[[], optax.GradientTransformation]) -> optax.GradientT
             return optimizer.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _described(optimizer: Any) -> str:
-    return "one that is built already" if isinstance(optimizer, tuple) else repr(optimizer)
 
 
 def _update(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import validation
+from jaxmix import arrays
 from jaxmix.pytree import choice
 from jaxmix.solve import coordinates, termination
 from jaxmix.solver import Objective, Progress, Solver
@@ -72,7 +72,7 @@ class OverRelaxed(Solver):
     def validate(self) -> None:
         """Rejects factors that would hold EM back."""
         for name, value in (("eta", self.eta), ("growth", self.growth), ("largest", self.largest)):
-            validation.check_least(value, name, 1)
+            arrays.check_least(value, name, 1)
 
     def init(self, objective: Objective, params: Params) -> OverRelaxedState:
         """The start, and its statistics."""

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import batches, memory, validation
+from jaxmix.arrays import check_nonnegative, described, reject_fit
+from jaxmix.contracts import check_choice
 from jaxmix.data import Data
 from jaxmix.problem import Problem
-from jaxmix.pytree import is_choice
 from jaxmix.reduction import Blocks
 from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, num_components
 from jaxmix.solver import Fit, Objective, Solver, Status
@@ -50,8 +51,8 @@ def run(
       A `Fit`. A fit whose loss stops being finite keeps the parameters of that moment and says `NONFINITE`.
 
     Raises:
-      ValueError: if the data, a tolerance, `max_steps`, or a setting of `problem`, `solver` or `reduce` is invalid, or
-        one of these three is of another type.
+      ValueError: if the data, a tolerance, `max_steps`, or a setting of `problem`, `solver` or `reduce` is invalid, if
+        one of these three is of another type or lacks a method, or if the parameters are not those of the problem.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,8 +63,9 @@ def run(
       ([0.5, 9.5], 1.0)
     """
     data, scale = validation.as_data_and_unit(data)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, max_steps, rtol, atol)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
     start, weighted = as_params(params, data), is_weighted(data)
+    problem.validate_params(start, data.x.shape[1])
     frame, rows = moved_rows(problem, num_components(start), data, scale, reduce, weighted=weighted)
     return _run(problem, solver, start, data, rows, frame, reduce, rtol, atol, max_steps=max_steps)
 
@@ -112,8 +114,9 @@ def run_many(
       [1.0, 1.0]
     """
     data, scale = validation.as_data_and_unit(data)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, max_steps, rtol, atol)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
     starts = as_params(starts, data)
+    problem.validate_params(starts, data.x.shape[1])
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
@@ -134,6 +137,9 @@ def best(fits: Fit) -> Fit:
     Returns:
       One `Fit`: the first of equals. If all failed, the first, whose status then says so.
 
+    Raises:
+      ValueError: for anything else, or a `Fit` without a leading axis.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import kmeans, solve
@@ -142,6 +148,9 @@ def best(fits: Fit) -> Fit:
       >>> solve.best(solve.run_many(kmeans.KMeans(), solve.EM(), starts, x)).loss.item()
       1.0
     """
+    if not isinstance(fits, Fit) or jnp.ndim(fits.loss) == 0:
+        what = "one Fit, which is the best of itself" if isinstance(fits, Fit) else described(fits)
+        raise ValueError(f"`fits` must be a `Fit` with a leading axis, as `fit_restarts` returns, got {what}.")
     return _best(fits)
 
 
@@ -175,7 +184,9 @@ def make_objective(
       ([2.0], 5.0)
     """
     data = validation.as_data(data)
-    problem, _, reduce, *_ = validated(problem, None, reduce, 0, 0.0, 0.0)
+    problem, _, reduce, *_ = validated(problem, None, reduce, data, 0, 0.0, 0.0)
+    reject_fit(params, "params")
+    problem.validate_params(params, data.x.shape[1])
     weights = data.weights if is_weighted(data) else None
     rows = reduce.cut(data.x, weights, problem.footprint(num_components(params), data.x.shape[1]))
     return Objective(problem.bind(rows, reduce), rows, jnp.sum(data.weights), reduce, data.x.shape[0])
@@ -193,6 +204,9 @@ def objective(problem: Problem, params: Params, data: Data | ArrayLike, *, reduc
     Returns:
       Array of shape (); lower is better. Differentiable in `params`.
 
+    Raises:
+      ValueError: as `run` does.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxmix import as_data, kmeans, solve
@@ -206,32 +220,29 @@ def validated(
     problem: Problem,
     solver: Solver | None,
     reduce: Blocks,
+    data: Data,
     max_steps: int,
     rtol: ArrayLike,
     atol: ArrayLike,
 ) -> tuple[Any, Any, Blocks, int, Array, Array]:
-    """The arguments of `run` as JAX arrays that share no memory with NumPy's; invalid ones are rejected."""
-    choices = [("problem", problem, Problem), ("reduce", reduce, Blocks)]
+    """The arguments of `run` as JAX arrays that share no memory with NumPy's; invalid ones are rejected.
+
+    The problem is calibrated on the rows.
+    """
+    # A loss alone is enough for gradients.
+    needed = () if getattr(type(problem), "loss", Problem.loss) is not Problem.loss else ("e_step", "m_step")
+    check_choice(problem, "problem", Problem, "kmeans.KMeans()", needed)
+    check_choice(reduce, "reduce", Blocks, "Blocks(4096)")
     if solver is not None:
-        choices.append(("solver", solver, Solver))
-    for name, value, contract in choices:
-        if isinstance(value, type) or not isinstance(value, contract):
-            raise ValueError(
-                f"`{name}` must be an instance of a class derived from `{contract.__name__}`: got {value!r}."
-            )
-        if not is_choice(value):
-            raise ValueError(
-                f"`{name}` is of the class {type(value).__name__}, which lacks the decorator `jaxmix.pytree.choice`: "
-                "write @choice above its definition."
-            )
-        value.validate()
-    rtol, atol = validation.check_nonnegative(rtol, "rtol"), validation.check_nonnegative(atol, "atol")
-    problem, solver = memory.without_numpy(problem), memory.without_numpy(solver)
+        check_choice(solver, "solver", Solver, "solve.EM()", ("init", "step"))
+    rtol, atol = check_nonnegative(rtol, "rtol"), check_nonnegative(atol, "atol")
+    problem, solver = memory.without_numpy(problem).calibrate(data), memory.without_numpy(solver)
     return problem, solver, reduce, validation.check_int(max_steps, "max_steps", least=0), rtol, atol
 
 
 def as_params(params: Params, data: Data) -> Params:
     """Floating leaves in the dtype of the data, Python and NumPy integers too; typed arrays keep other dtypes."""
+    reject_fit(params, "params")
 
     def leaf(value: ArrayLike) -> Array:
         if isinstance(value, Array) and not jnp.issubdtype(value.dtype, jnp.floating):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import linalg, validation
+from jaxmix import arrays, linalg
 from jaxmix.pytree import choice
 from jaxmix.solve import coordinates, termination
 from jaxmix.solver import Objective, Progress, Solver
@@ -63,8 +63,8 @@ class Squarem(Solver):
 
     def validate(self) -> None:
         """Rejects caps that cannot open."""
-        validation.check_least(self.growth, "growth", 1, strictly=True)
-        validation.check_least(self.largest, "largest", 1)
+        arrays.check_least(self.growth, "growth", 1, strictly=True)
+        arrays.check_least(self.largest, "largest", 1)
 
     def init(self, objective: Objective, params: Params) -> SquaremState:
         """The start, with no extrapolation allowed yet."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmix import validation
+from jaxmix import arrays, validation
 from jaxmix.pytree import choice, static
 from jaxmix.solver import Objective, Progress, Solver, Status
 from jaxmix.typing import Params, Stats
@@ -85,7 +85,7 @@ class Stepwise(Solver):
         validation.check_int(self.batch_size, "batch_size", least=1)
         validation.check_int(self.patience, "patience", least=1)
         validation.check_key(self.key)
-        validation.check_least(self.decay, "decay", 0)
+        arrays.check_least(self.decay, "decay", 0)
 
     def init(self, objective: Objective, params: Params) -> StepwiseState:
         """The start; its statistics are taken in the first step."""

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from experiments import benchmark, peers, races, targets
+from experiments import benchmark, inference, peers, races, targets
 from experiments.processes import LostError, answer
 from experiments.timing import race
 from experiments.workloads import Case, Judge, centers, distances, mixture_pass, mixture_start, nearest, rows
+from jaxmix import gmm
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,8 @@ def test_every_job_has_rows_and_no_row_is_void(smoke):
 
 
 def test_ratios_to_peers_are_positive_and_finite(smoke):
-    raced = [row for row in smoke[1] if row["job"] in ("kmeans", "gmm", "restarts", "scaling")]
+    raced = [row for row in smoke[1] if row["job"] in ("kmeans", "gmm", "inference", "restarts", "scaling")]
+    raced = [row for row in raced if row["peer"]]
     assert {row["peer"] for row in raced} >= {"scikit-learn", "jaxmix, num_parallel = 3"}
     for row in raced:
         for name in ("ratio min", "ratio median", "jaxmix median", "peer median"):
@@ -78,6 +80,19 @@ def test_a_wrong_label_is_found():
     others = np.array(outcome.labels)
     others[clear] = (others[clear] + 1) % 4
     assert judge.verdict(outcome._replace(labels=others)).startswith("labels")
+
+
+def test_wrong_labels_of_a_mixture_are_counted():
+    case = Case("tied diagonal", 500, 3, 2, 0)
+    x = rows(case)
+    params = inference.mixture_of(case, x)
+    labels = np.asarray(gmm.predict(params, x))
+    assert inference.verdict(params, x, labels) == ""
+    gaps = np.abs(np.diff(np.asarray(gmm.log_joint(params, x)), axis=1)[:, 0])
+    clear = int(np.argmax(gaps))
+    others = labels.copy()
+    others[clear] = 1 - others[clear]
+    assert inference.verdict(params, x, others) == "1 labels are not those of float64"
 
 
 def test_a_missing_peer_is_named_and_left_out(monkeypatch, tmp_path, capsys):

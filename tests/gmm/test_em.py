@@ -47,7 +47,7 @@ def test_old_faithful_reaches_the_likelihood_of_mclust(row):
 @pytest.mark.parametrize("num_steps", [1, 200])
 def test_steps_are_those_of_scikit_learn(family, peer_type, num_steps):
     x = np.asarray(FAITHFUL.x)
-    problem = gmm.GaussianMixture(family, regularization=1e-6)
+    problem = gmm.GaussianMixture(family, regularization=0.0)
     start = gmm.start.from_labels(LABELS[:, 2], FAITHFUL, 3, problem=problem)
     precisions = {
         "full": lambda c: np.linalg.inv(c),
@@ -59,7 +59,7 @@ def test_steps_are_those_of_scikit_learn(family, peer_type, num_steps):
         3,
         covariance_type=peer_type,
         tol=0,
-        reg_covar=1e-6,
+        reg_covar=0.0,
         max_iter=num_steps,
         weights_init=np.asarray(start.weights),
         means_init=np.asarray(start.means),

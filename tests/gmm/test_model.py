@@ -160,7 +160,7 @@ def test_only_components_that_are_on_have_free_parameters(family):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gmm.log_prob(PARAMS, X[:, :2]), r"`params.means` must have shape \(K, 2\)"),
+        (lambda: gmm.log_prob(PARAMS, X[:, :2]), r"^`x` has 2 columns, but the model has 3 features"),
         (lambda: gmm.marginal(PARAMS, []), "`features` must be a sequence"),
         (lambda: gmm.marginal(PARAMS, [0, 0]), "`features` must be distinct"),
         (lambda: gmm.marginal(PARAMS, [3]), r"lie in \[0, 3\)"),

@@ -127,7 +127,7 @@ def test_penalty_is_minus_the_log_density_of_the_prior_up_to_a_constant(family):
 def test_the_penalised_loss_never_rises(family):
     start = mixture(family)
     for alpha in (1.0, 2.0):
-        problem = gmm.GaussianMixture(family, gmm.NormalInverseWishart(MEAN, 0.7, 4.5, SCALE, alpha))
+        problem = gmm.GaussianMixture(family, gmm.NormalInverseWishart(MEAN, 0.7, 4.5, SCALE, alpha), 0.0)
         fit = solve.run(problem, solve.EM(), start, DATA, max_steps=60)
         trace = np.asarray(fit.trace)[: int(fit.num_steps) + 1]
         assert len(trace) > 20
@@ -379,7 +379,7 @@ def test_fraley_raftery_says_when_rows_are_too_few():
     [
         ({"concentration": 0.5}, "`prior.concentration` must be at least 1, got 0.5"),
         ({"shrinkage": -1.0}, "`prior.shrinkage` must be finite and at least 0"),
-        ({"degrees_of_freedom": np.nan}, "`prior.degrees_of_freedom` must be finite and at least 0"),
+        ({"degrees_of_freedom": np.nan}, "`prior.degrees_of_freedom` must be finite and at least -3"),
         ({"shrinkage": np.ones(3)}, r"`prior.shrinkage` must be one real number, got float64 of shape \(3,\)"),
         ({"mean": np.array([np.nan, 0.0])}, "`prior.mean` must be finite"),
         ({"scale": np.diag([1.0, -1e-9])}, "`prior.scale` must be finite, symmetric and positive semi-definite"),
@@ -413,14 +413,12 @@ def test_what_makes_no_prior_is_refused_or_poisoned(change, message):
         assert not np.isfinite(problem.penalty(mixture(gmm.Full)))
 
 
-def test_regularization_is_off_with_a_prior_unless_asked_for():
+def test_noise_weighs_as_much_as_the_rows_beside_a_prior():
     params = mixture(gmm.Full)
     seen = gmm.e_step(params, DATA)
     plain = gmm.m_step(seen, params, prior=PRIOR)
-    chex.assert_trees_all_close(gmm.GaussianMixture(prior=PRIOR).m_step(seen, params), plain, rtol=1e-14)
     added = gmm.GaussianMixture(gmm.Full, PRIOR, 0.25).m_step(seen, params)
-    np.testing.assert_allclose(added.covariances - plain.covariances, np.tile(0.25 * np.eye(D), (K, 1, 1)), atol=1e-13)
-    default = gmm.GaussianMixture().m_step(seen, params)
-    np.testing.assert_allclose(
-        default.covariances - EXACT.m_step(seen, params).covariances, np.tile(1e-6 * np.eye(D), (K, 1, 1)), atol=1e-12
-    )
+    # The prior's pseudo-rows have none.
+    denominators = seen.counts + gmm.Full.prior_degrees(jnp.asarray(PRIOR.degrees_of_freedom), D) + 1
+    expected = np.asarray(0.25 * seen.counts / denominators)[:, None, None] * np.eye(D)
+    np.testing.assert_allclose(added.covariances - plain.covariances, expected, atol=1e-13)

@@ -13,7 +13,7 @@ from models import with_one_off
 from jaxmix import Blocks, Status, as_data, kmeans, solve
 
 KEY = jax.random.key(0)
-WRONG: dict[str, Any] = {"built": optax.adam(0.05), "name": "adam", "size": 2.5}
+WRONG: dict[str, Any] = {"built": optax.adam(0.05), "name": "adam", "size": 2.5, "identity": lambda rate: rate}
 
 
 def backtracking(rate):
@@ -122,3 +122,10 @@ def test_a_component_that_is_off_stays_off(solver):
     np.testing.assert_allclose(fit.params.means[2], 7.0)
     np.testing.assert_allclose(fit.trace, two.trace, rtol=1e-6)
     assert fit.loss < fit.trace[0]
+
+
+def test_a_function_that_makes_no_optimizer_is_rejected():
+    case = PROBLEMS["kmeans"]()
+    solver = solve.Optax(WRONG["identity"], 0.1)
+    with pytest.raises(ValueError, match=r"`optimizer` must be a function from a learning rate .* but it returned"):
+        solve.run(case.problem, solver, case.starts[0], case.data)

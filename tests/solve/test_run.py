@@ -234,7 +234,20 @@ def test_throw_speaks_of_each_status_and_lets_pass_what_is_allowed():
     with pytest.raises(FitError, match=r"1 of 4"):
         fits.throw(allow=(Status.CONVERGED, Status.MAX_STEPS))
     assert fits.throw(allow=tuple(Status)) is fits
+    assert fits._replace(status=statuses[:2]).throw(allow=Status.MAX_STEPS).status.tolist() == [0, 1]
     assert all(status.sentence.endswith(".") for status in Status)
+    assert "float64" in Status.NONFINITE.sentence
+
+
+@pytest.mark.parametrize("allow", ["LOSS_ROSE", ["LOSS_ROSE"], [Status.MAX_STEPS, "LOSS_ROSE"], {"LOSS_ROSE": 1}])
+def test_throw_allows_members_of_status_and_no_names(allow):
+    with pytest.raises(ValueError, match=r"`allow` .* got 'LOSS_ROSE'. Write allow=\[Status.LOSS_ROSE\]"):
+        Fit(*[jnp.zeros(4)] * 6).throw(allow=allow)
+
+
+def test_throw_under_jit_says_that_it_is_for_the_host():
+    with pytest.raises(ValueError, match="`throw` is for the host"):
+        jax.jit(lambda fit: fit.throw())(Fit(*[jnp.zeros(4)] * 6))
 
 
 @pytest.mark.parametrize(

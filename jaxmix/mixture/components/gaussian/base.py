@@ -77,10 +77,11 @@ class Covariance(Protocol):
         """
         ...
 
-    def maximize(self, counts: Array, moments: Moments, denominators: Array, regularization: Array | float) -> Self:
+    def maximize(self, counts: Array, moments: Moments, denominators: Array, noise: Any) -> Self:
         """The M-step: maximizes Q over the family; a component of denominator 0 keeps its own covariance.
 
-        `denominators`, of shape (K,), divide the second moments: the counts, and more where there is a prior.
+        `denominators`, of shape (K,), divide the second moments: the counts, and more where there is a prior. `noise`
+        is what the noise of the rows adds to the second moments, in their form.
         """
         ...
 
@@ -156,16 +157,24 @@ def outer(shift: Array) -> Array:
     return shift[:, :, None] * shift[:, None, :]
 
 
-def factor(covariance: Array) -> Array:
-    """Lower Cholesky factors over the last two axes; NaN where a covariance is singular to rounding.
+def factor(covariance: Array, terms: Array, noise: Array) -> Array:
+    """Lower Cholesky factors over the last two axes, of covariances that may be singular to rounding.
 
     A pivot is the variance of a feature given those before it. Below the rounding of the feature's own variance it is
-    noise, and a log-determinant made of it would be too.
+    noise, and a log-determinant made of it would be too: such a covariance is NaN. Where the rows have noise, the pivot
+    is as large as that rounding instead.
+
+    Args:
+      covariance: Array of shape (..., D, D).
+      terms: Array of the same shape: the covariance before what cancels was subtracted.
+      noise: Array of the same shape, on whose diagonal stands what the noise adds; zero without noise.
     """
-    scale_tril = linalg.cholesky(covariance)
-    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1))
+    diagonal, terms, noise = (jnp.diagonal(each, axis1=-2, axis2=-1) for each in (covariance, terms, noise))
     rounding = 4 * covariance.shape[-1] * jnp.finfo(covariance.dtype).eps
-    known = jnp.all(pivots > rounding * jnp.diagonal(covariance, axis1=-2, axis2=-1), axis=-1)
+    least = rounding * jnp.maximum(diagonal, jnp.where(noise > 0, terms, 0))
+    scale_tril = linalg.cholesky(covariance, jnp.where(noise > 0, least, 0))
+    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1))
+    known = jnp.all((pivots > least) | (noise > 0), axis=-1)
     return jnp.where(known[..., None, None], scale_tril, jnp.nan)
 
 

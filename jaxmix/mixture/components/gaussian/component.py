@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import linalg, validation
-from jaxmix.data import Rows
+from jaxmix import linalg
+from jaxmix.arrays import check_variances, described
+from jaxmix.data import Data, Rows
 from jaxmix.frame import Frame
 from jaxmix.kernels import far, quadratic
 from jaxmix.mixture.assignment import Assignment
 from jaxmix.mixture.component import Component
 from jaxmix.mixture.components.gaussian import base, products
+from jaxmix.mixture.components.gaussian import noise as noises
 from jaxmix.mixture.components.gaussian import prior as priors
 from jaxmix.mixture.components.gaussian.base import Moments
 from jaxmix.mixture.components.gaussian.diagonal import Diagonal
@@ -24,9 +26,7 @@ from jaxmix.mixture.components.gaussian.tied import Tied
 from jaxmix.mixture.components.gaussian.tied_diagonal import TiedDiagonal
 from jaxmix.mixture.components.gaussian.tied_spherical import TiedSpherical
 from jaxmix.pytree import choice, static
-from jaxmix.reduction import Footprint
-
-DEFAULT_REGULARIZATION = 1e-6
+from jaxmix.reduction import Blocks, Footprint, map_rows
 
 MATRICES, VARIANCES = (Full, Tied), (Diagonal, Spherical, TiedDiagonal, TiedSpherical)
 """The families that hold Cholesky factors, and those that hold standard deviations."""
@@ -76,11 +76,13 @@ class Prepared(NamedTuple):
     Attributes:
       means: Array of shape (K, D).
       family: what the covariance family prepared.
+      blur: Array of shape (K,), what the noise takes off log densities; None without noise.
       quadratic: log densities as sums of products of features; None where these are not used.
     """
 
     means: Array
     family: Any
+    blur: Array | None
     quadratic: quadratic.Quadratic | None
 
 
@@ -88,15 +90,23 @@ class Prepared(NamedTuple):
 class Gaussian(Component):
     r"""Normal distributions, $N(x \mid m_k, C_k)$, with parameters `Normal(means, covariance)`.
 
+    Rows are known up to a small noise of variances R, diagonal and the same for all components. The expected log
+    density of a row with such noise has one term more, and the M-step adds R to the covariances that it finds,
+
+    $$\operatorname{E} \log N(x_n + e_n \mid m_k, C_k)
+      = \log N(x_n \mid m_k, C_k) - \tfrac12 \operatorname{tr}(C_k^{-1} R), \qquad C_k = S_k + R$$
+
+    so that no covariance becomes singular, the loss is bounded, and it never rises under EM.
+
     Attributes:
       covariance: the covariance family, static: `Full`, `Tied`, `Diagonal`, `Spherical`, `TiedDiagonal`,
         `TiedSpherical`, or one of your own.
       prior: a `NormalInverseWishart`, such as `fraley_raftery(x, k)`, or None. Minus its log density is the penalty:
         the fit is MAP, and the penalized loss, which `Fit.loss` then is, never rises.
-      regularization: added to the diagonals of the covariances at each M-step, as scikit-learn's `reg_covar`;
-        traced, in squared units of x. It is not part of the loss, which may therefore rise a little. At 0 the loss
-        never rises under EM, and a component that collapses onto a row ends its fit with `Status.NONFINITE`.
-        None means 1e-6 without a prior, and 0 with one.
+      regularization: R, one number or an array of shape (D,), traced, in squared units of x. None: `gmm.noise_floor`
+        of the rows. 0 is maximum likelihood: a component that collapses onto a row then ends its fit with
+        `Status.NONFINITE`.
+      spread: Array of shape (D,), the scale of each feature, of which R is made; `calibrate` sets it.
       origin: Array of shape (D,), the place of zero in the caller's coordinates, which `moved` sets; None for zero.
       by_products: whether products of features are summed where that is accurate, static; `bind` sets it for fits of
         many rows.
@@ -114,31 +124,39 @@ class Gaussian(Component):
     covariance: Any = static(default=Full)
     prior: priors.NormalInverseWishart | None = None
     regularization: Any = None
+    spread: Array | None = None
     origin: Array | None = None
     by_products: bool = static(default=False)
 
     def validate(self) -> None:
         """Rejects a family, a regularization or a prior that is not valid."""
         if not (isinstance(self.covariance, type) and isinstance(self.covariance, base.Covariance)):
-            raise ValueError(f"`covariance` must be a covariance family, such as gmm.Full, got {self.covariance!r}.")
+            raise ValueError(
+                f"`covariance` must be a covariance family, a class such as gmm.Full, got {described(self.covariance)}."
+            )
         if self.regularization is not None:
-            validation.check_least(self.regularization, "regularization", 0)
+            check_variances(self.regularization, "regularization")
         if self.prior is not None:
             priors.check(self.prior)
 
     def prepare(self, params: Normal) -> Prepared:
         """Inverse factors, log-determinants, and on CPU the densities as sums of products."""
         family: Any = params.covariance
-        terms = None
+        prepared = family.prepare(params.means)
+        noise, terms = self.noise(params.means), None
+        blur = None if noise is None else noises.half_traces(family, prepared, params.means, noise)
         if self.by_products and isinstance(family, base.HasQuadratic):
             # Derivatives are those of direct differences.
             terms = jax.lax.stop_gradient(family.as_quadratic(params.means))
+            if blur is not None:
+                terms = terms._replace(half_log_determinants=terms.half_log_determinants + jax.lax.stop_gradient(blur))
             terms = terms if terms.num_products <= quadratic.MOST_PRODUCTS else None
-        return Prepared(params.means, params.covariance.prepare(params.means), terms)
+        return Prepared(params.means, prepared, blur, terms)
 
     def log_density(self, prepared: Prepared, rows: Rows) -> Array:
-        """Log densities of rows, of shape (K, n), by direct differences."""
-        return self.covariance.log_density(prepared.family, rows.x)
+        """Log densities of rows, of shape (K, n), by direct differences, less what the noise takes off."""
+        values = self.covariance.log_density(prepared.family, rows.x)
+        return values if prepared.blur is None else values - prepared.blur[:, None]
 
     def moments(self, shares: Array, rows: Rows, prepared: Prepared) -> Moments:
         """Sums about the means, by direct differences."""
@@ -146,21 +164,29 @@ class Gaussian(Component):
 
     def maximize(self, counts: Array, moments: Moments, params: Normal, is_on: Array) -> Normal:
         """The means and covariances of each component's rows, and of the prior's pseudo-rows."""
-        chosen = self.regularization
-        if chosen is None:
-            chosen = DEFAULT_REGULARIZATION if self.prior is None else 0.0
-        shift, denominators, alive = moments.shift(counts), counts, counts > 0
+        shift, denominators = moments.shift(counts), counts
         if self.prior is not None:
             shift, moments, denominators = priors.add_pseudo_counts(self.prior, counts, moments, params, is_on)
-            alive = is_on
         means = params.means + shift
-        regularization = jnp.asarray(chosen, means.dtype)
-        covariance = params.covariance.maximize(counts, moments, denominators, regularization)
-        # Narrower than the rounding of its place: such a width is noise, and so would the likelihood be.
+        noise = self.noise(means)
+        noise = jnp.zeros_like(means) if noise is None else jnp.broadcast_to(noise[None], means.shape)
+        # A width below the rounding of its place is rounding, and so would the likelihood be.
         places = means if self.origin is None else means + self.origin[None]
+        rounding = 0.5 * jnp.finfo(means.dtype).eps * jnp.abs(places)
+        noise = jnp.where(noise > 0, jnp.maximum(noise, jnp.square(rounding)), 0)
+        # In the family's own form: of D rows, each with one feature, that weigh as much as its noise.
+        identity = jnp.eye(means.shape[1], dtype=means.dtype)
+        _, added = params.covariance.moments(counts[:, None] * noise, jnp.zeros_like(means), identity)
+        covariance = params.covariance.maximize(counts, moments, denominators, added)
         widths = jnp.sqrt(jnp.diagonal(covariance.to_dense(*means.shape), axis1=1, axis2=2))
-        lost = (widths <= 2 * jnp.finfo(means.dtype).eps * jnp.abs(places)) & alive[:, None]
+        lost = (widths <= 4 * rounding) & (counts > 0)[:, None] & (noise == 0)
         return Normal(jnp.where(lost, jnp.nan, means), covariance)
+
+    def noise(self, means: Array) -> Array | None:
+        """R, of shape (D,), for means of shape (K, D); None where there is none yet."""
+        if self.regularization is None:
+            return None if self.spread is None else noises.variances(self.spread)
+        return jnp.broadcast_to(jnp.asarray(self.regularization, means.dtype), means.shape[1:])
 
     def initial(self, k: int, num_features: int, dtype: Any) -> Normal:
         """Standard normal components."""
@@ -182,8 +208,15 @@ class Gaussian(Component):
 
     def sample(self, key: Array, params: Normal, labels: Array) -> Array:
         """Means plus noise of the components' covariances."""
-        noise = jax.random.normal(key, (labels.shape[0], params.means.shape[1]), params.means.dtype)
-        return params.means[labels] + params.covariance.transform_noise(labels, noise)
+        shape = (labels.shape[0], params.means.shape[1])
+        noise = jax.random.normal(key, shape, params.means.dtype)
+
+        def of_block(params: Normal, block: tuple[Array, Array]) -> Array:
+            return params.means[block[0]] + params.covariance.transform_noise(*block)
+
+        # A matrix for each row of a block.
+        size = Blocks().rows_per_block(max(shape[0], 1), shape[1], Footprint(shape[1] ** 2), noise.dtype.itemsize)
+        return map_rows(of_block, params, (labels, noise), size)
 
     def unconstrain(self, params: Normal) -> Normal:
         """Means are free already; the covariances by the family."""
@@ -192,6 +225,18 @@ class Gaussian(Component):
     def constrain(self, free: Normal) -> Normal:
         """The inverse of `unconstrain`."""
         return free._replace(covariance=free.covariance.constrain())
+
+    def calibrate(self, data: Data) -> "Gaussian":
+        """With the spread of the rows, where the noise follows from them."""
+        if self.regularization is not None:
+            wanted, shape = data.x.shape[1:], np.shape(self.regularization)
+            if shape not in ((), wanted):
+                raise ValueError(
+                    f"`regularization` must be one number, or have shape {wanted}, a variance for each column of `x`, "
+                    f"got {shape}."
+                )
+            return self
+        return dataclasses.replace(self, spread=noises.spread(data))
 
     def bind(self, rows: Rows, reduce: Any) -> "Gaussian":
         """By products of features where there are many rows, on CPU: elsewhere both ways take about the same time."""
@@ -202,22 +247,26 @@ class Gaussian(Component):
     def moved(self, params: Normal | None, frame: Frame) -> "tuple[Gaussian, Normal | None]":
         """Means move as the rows do, scales by the unit, and the prior and the regularization with them."""
         origin = frame.origin if self.origin is None else self.origin + frame.origin
-        prior, regularization = self.prior, self.regularization
+        prior, regularization, spread = self.prior, self.regularization, self.spread
         if prior is not None:
             prior = priors.moved(prior, frame)
         if frame.scale is not None:
             origin = origin * frame.scale
-            if regularization is None and prior is None:
-                regularization = DEFAULT_REGULARIZATION
             if regularization is not None:
                 regularization = regularization * frame.scale * frame.scale
-        moved = Gaussian(self.covariance, prior, regularization, origin, self.by_products)
+            spread = None if spread is None else spread * frame.scale
+        moved = Gaussian(self.covariance, prior, regularization, spread, origin, self.by_products)
         if params is None:
             return moved, None
         scale, covariance = frame.scale, params.covariance
         if scale is not None:
             covariance = jax.tree.map(lambda leaf: leaf * scale, covariance)
         return moved, Normal(frame.apply(params.means), covariance)
+
+    def held_up(self, params: Normal) -> Array | None:
+        r"""Those of which the variance in some direction is mostly noise, $\operatorname{tr}(C_k^{-1} R) > 1/2$."""
+        blur = self.prepare(params).blur
+        return None if blur is None else blur > 0.25
 
     def recenter(self, counts: Array, moments: Moments, params: Normal, new: Normal) -> Moments:
         """Moments about other means, by the theorem of parallel axes."""
@@ -274,19 +323,19 @@ class Gaussian(Component):
         exponents = -base.half_log_determinant(tril)[None] - 0.5 * jnp.ldexp(gaps, power)
         return jnp.where(is_on[None], exponents, -jnp.inf).T
 
+    def log_joint(self, prepared: Prepared, log_weights: Array, rows: Rows) -> Array:
+        """By products of features where they lose little for every component, else by direct differences."""
+        if prepared.quadratic is None:
+            return Component.log_joint(self, prepared, log_weights, rows)
+        return products.log_joint(self, prepared, log_weights, rows)
+
     def e_step(
         self, prepared: Prepared, log_weights: Array, rows: Rows, assignment: Assignment
     ) -> tuple[Array, Array, Moments]:
-        """By products of features where they lose little for every component, else by direct differences."""
+        """The sums too by products of features, where `log_joint` is."""
         if prepared.quadratic is None:
             return Component.e_step(self, prepared, log_weights, rows, assignment)
         return products.e_step(self, prepared, log_weights, rows, assignment)
-
-    def loss(self, prepared: Prepared, log_weights: Array, rows: Rows, assignment: Assignment) -> Array:
-        """The loss of one block, as `e_step` takes it."""
-        if prepared.quadratic is None:
-            return Component.loss(self, prepared, log_weights, rows, assignment)
-        return products.loss(self, prepared, log_weights, rows, assignment)
 
 
 def factors(params: Normal) -> Array:

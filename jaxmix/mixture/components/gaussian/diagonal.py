@@ -38,13 +38,12 @@ class Diagonal(NamedTuple):
         """Sums and sums of squares about each mean, both of shape (K, D)."""
         return mixture.square_moments(shares, means, x)
 
-    def maximize(
-        self, counts: Array, moments: base.Moments, denominators: Array, regularization: Array | float
-    ) -> Self:
+    def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The weighted variances of each component's rows."""
         denominators = denominators[:, None]
         between = linalg.safe_divide(counts[:, None], denominators) * jnp.square(moments.shift(counts))
-        variances = linalg.safe_divide(moments.second, denominators) - between + regularization
+        variances = jnp.maximum(linalg.safe_divide(moments.second, denominators) - between, 0)
+        variances += linalg.safe_divide(noise, denominators)
         return self._replace(scale=jnp.where(denominators == 0, self.scale, jnp.sqrt(variances)))
 
     def prepare(self, means: Array) -> base.Prepared:

@@ -38,15 +38,14 @@ class Full(NamedTuple):
         """Sums and scatter about each mean, of shapes (K, D) and (K, D, D)."""
         return mixture.moments(shares, means, x)
 
-    def maximize(
-        self, counts: Array, moments: base.Moments, denominators: Array, regularization: Array | float
-    ) -> Self:
+    def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The weighted covariance of each component's rows."""
         denominators = denominators[:, None, None]
         between = linalg.safe_divide(counts[:, None, None], denominators) * base.outer(moments.shift(counts))
-        covariances = linalg.safe_divide(moments.second, denominators) - between
-        identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)[None]
-        fitted = base.factor(jnp.where(denominators == 0, identity, covariances + regularization * identity))
+        about_old = linalg.safe_divide(moments.second, denominators)
+        added = linalg.safe_divide(noise, denominators)
+        identity = jnp.eye(between.shape[-1], dtype=between.dtype)[None]
+        fitted = base.factor(jnp.where(denominators == 0, identity, about_old - between + added), about_old, added)
         return self._replace(scale_tril=jnp.where(denominators == 0, self.scale_tril, fitted))
 
     def prepare(self, means: Array) -> base.Prepared:

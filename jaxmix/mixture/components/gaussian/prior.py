@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import frame as frames
-from jaxmix import linalg, validation
-from jaxmix.data import Data
+from jaxmix import arrays, linalg, validation
+from jaxmix.contracts import check_choice
 from jaxmix.frame import Frame
-from jaxmix.mixture.components.gaussian.base import LOG_TWO_PI, HasPriorScale, Moments
-from jaxmix.mixture.components.gaussian.full import Full
+from jaxmix.mixture.components.gaussian.base import LOG_TWO_PI, Moments
 from jaxmix.pytree import choice
 from jaxmix.typing import ArrayLike
 
@@ -42,7 +40,8 @@ class NormalInverseWishart:
     Attributes:
       mean: array of shape (D,), $\mu$.
       shrinkage: of shape (), $\kappa \ge 0$, in rows; 0 for a flat prior on the means.
-      degrees_of_freedom: of shape (), $\nu \ge 0$, in rows.
+      degrees_of_freedom: of shape (), $\nu$, in rows. Not below -(D + 1), and below 0 only for an improper prior, such
+        as `weak_prior`: with the powers of the density it must make a number of rows that is not negative.
       scale: array of shape (D, D), $\Lambda$, symmetric and positive semi-definite, in squared units of x times rows.
       concentration: of shape (), $\alpha \ge 1$; 1 is flat.
 
@@ -64,61 +63,6 @@ class NormalInverseWishart:
     degrees_of_freedom: ArrayLike
     scale: ArrayLike
     concentration: ArrayLike = 1.0
-
-
-def fraley_raftery(
-    x: Data | ArrayLike, k: ArrayLike, *, covariance: type = Full, weights: ArrayLike | None = None
-) -> NormalInverseWishart:
-    r"""The mild prior that depends on the data: it keeps components from collapsing, and else hardly shows.
-
-    $$\mu = \bar x, \qquad \kappa = 0.01, \qquad \nu = D + 2, \qquad \Lambda = K^{-2/D} S$$
-
-    with the sample covariance $S$ for families with correlations. Where features are independent,
-    $\Lambda = K^{-2/D} \tfrac{\operatorname{tr} S}{D} I$; for spherical families its trace is
-    $K^{-2/D} \tfrac{\operatorname{tr} S}{D}$.
-
-    Args:
-      x: array of shape (N, D), or `Data`. Weights count rows, and their sum must exceed 1.
-      k: the number of components, which may be traced: so K is swept with its prior.
-      covariance: the covariance family that the prior is for.
-      weights: array of shape (N,), non-negative; None for ones.
-
-    Returns:
-      A `NormalInverseWishart`. Where the rows lie in a subspace (N <= D, collinear or constant columns), S is
-      singular and so is a full $\Lambda$: choose another family, or a `regularization` besides.
-
-    Raises:
-      ValueError: for bad data, weights that sum to 1 or less, or a `k` below 1 or above N.
-
-    References:
-      Fraley and Raftery (2007), section 3.2.
-
-    Example:
-      >>> import jax
-      >>> from jaxmix import gmm
-      >>> x = jax.random.normal(jax.random.key(0), (50, 2))
-      >>> gmm.fit(jax.random.key(1), x, 3, prior=gmm.fraley_raftery(x, 3)).params.means.shape
-      (3, 2)
-    """
-    data = validation.as_data(x, weights)
-    k = validation.as_count(k, "k", most=data.x.shape[0])
-    num_features = data.x.shape[1]
-    freedom = jnp.sum(data.weights) - 1
-    least = math.sqrt(jnp.finfo(freedom.dtype).eps)  # shares that sum to 1 do so to rounding
-    if validation.is_concrete(freedom) and freedom <= least:
-        raise ValueError(
-            f"The weights of `x` must sum to more than 1, got {freedom + 1}: a sample covariance divides by their "
-            "sum less 1. Give them as counts of rows, or the prior by hand."
-        )
-    center = frames.mean(data.x, data.weights)
-    centered = data.x - center[None]
-    # A constant column has no variance, not that of its mean's rounding.
-    rounding = 4 * jnp.finfo(data.x.dtype).eps * jnp.abs(center)
-    centered = jnp.where(jnp.abs(centered) <= rounding[None], 0, centered)
-    scatter = linalg.dot((data.weights[:, None] * centered).T, centered)
-    sample = scatter / jnp.where(freedom > least, freedom, jnp.nan) / k.astype(scatter.dtype) ** (2 / num_features)
-    scale = covariance.prior_scale(sample) if isinstance(covariance, HasPriorScale) else sample
-    return NormalInverseWishart(center, 0.01, num_features + 2.0, scale)
 
 
 def add_pseudo_counts(
@@ -218,8 +162,11 @@ def check(prior: NormalInverseWishart) -> None:
     Raises:
       ValueError: naming the field.
     """
-    for name in ("shrinkage", "degrees_of_freedom", "concentration"):
-        validation.check_nonnegative(getattr(prior, name), f"prior.{name}")
+    check_choice(prior, "prior", NormalInverseWishart, "gmm.weak_prior(x)")
+    for name in ("shrinkage", "concentration"):
+        arrays.check_nonnegative(getattr(prior, name), f"prior.{name}")
+    num_features = np.shape(prior.mean)[0] if np.ndim(prior.mean) else 0
+    arrays.check_least(prior.degrees_of_freedom, "prior.degrees_of_freedom", -(num_features + 1))
     if validation.is_concrete(prior.concentration) and float(np.asarray(prior.concentration)) < 1:
         raise ValueError(
             f"`prior.concentration` must be at least 1, got {prior.concentration}: below 1 the posterior is unbounded "
@@ -274,9 +221,8 @@ def _check_shapes(prior: NormalInverseWishart, num_features: int) -> None:
 
 def _concentration(prior: NormalInverseWishart, dtype: Any) -> Array:
     """The concentration, NaN where single numbers of the prior are out of range."""
-    fields = (prior.concentration, prior.shrinkage, prior.degrees_of_freedom)
-    concentration, shrinkage, degrees = (jnp.asarray(value, dtype) for value in fields)
-    known = (concentration >= 1) & (shrinkage >= 0) & (degrees >= 0)
+    concentration, shrinkage = (jnp.asarray(value, dtype) for value in (prior.concentration, prior.shrinkage))
+    known = (concentration >= 1) & (shrinkage >= 0)
     return jnp.where(known, concentration, jnp.nan)
 
 
@@ -289,6 +235,7 @@ def _fraction(params: Any, is_on: Array) -> Array:
 def _denominator(values: _Values, params: Any, fraction: Array) -> Array:
     """What the prior adds to a component's count where covariances are divided by it, of shape ()."""
     own = params.covariance.prior_degrees(values.degrees_of_freedom, params.means.shape[1])
+    own = jnp.where(own >= 0, own, jnp.nan)
     return fraction * own + (values.shrinkage > 0).astype(own.dtype)
 
 

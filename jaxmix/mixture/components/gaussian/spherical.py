@@ -39,13 +39,12 @@ class Spherical(NamedTuple):
         first, squares = mixture.square_moments(shares, means, x)
         return first, jnp.sum(squares, axis=1)
 
-    def maximize(
-        self, counts: Array, moments: base.Moments, denominators: Array, regularization: Array | float
-    ) -> Self:
+    def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The mean of each component's weighted variances."""
         between = linalg.safe_divide(counts, denominators) * jnp.sum(jnp.square(moments.shift(counts)), axis=1)
-        mean_square = linalg.safe_divide(moments.second, denominators) - between
-        variances = mean_square / moments.first.shape[1] + regularization
+        squares = jnp.maximum(linalg.safe_divide(moments.second, denominators) - between, 0)
+        squares += linalg.safe_divide(noise, denominators)
+        variances = squares / moments.first.shape[1]
         return self._replace(scale=jnp.where(denominators == 0, self.scale, jnp.sqrt(variances)))
 
     def prepare(self, means: Array) -> base.Prepared:

@@ -38,14 +38,12 @@ class Tied(NamedTuple):
         """Sums about each mean, and the scatter of all components together, of shapes (K, D) and (D, D)."""
         return mixture.pooled_moments(shares, means, x)
 
-    def maximize(
-        self, counts: Array, moments: base.Moments, denominators: Array, regularization: Array | float
-    ) -> Self:
+    def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The pooled covariance."""
         between = linalg.dot((counts[:, None] * moments.shift(counts)).T, moments.shift(counts))
-        covariance = (moments.second - between) / jnp.sum(denominators)
-        identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
-        return self._replace(scale_tril=base.factor(covariance + regularization * identity))
+        total = jnp.sum(denominators)
+        covariance = (moments.second - between + noise) / total
+        return self._replace(scale_tril=base.factor(covariance, moments.second / total, noise))
 
     def prepare(self, means: Array) -> base.Prepared:
         """The inverse factor."""

@@ -37,12 +37,10 @@ class TiedDiagonal(NamedTuple):
         """Sums about each mean, and of squares of all components together, of shapes (K, D) and (D,)."""
         return mixture.pooled_square_moments(shares, means, x)
 
-    def maximize(
-        self, counts: Array, moments: base.Moments, denominators: Array, regularization: Array | float
-    ) -> Self:
+    def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The pooled variances."""
         between = jnp.sum(counts[:, None] * jnp.square(moments.shift(counts)), axis=0)
-        variances = (moments.second - between) / jnp.sum(denominators) + regularization
+        variances = (jnp.maximum(moments.second - between, 0) + noise) / jnp.sum(denominators)
         return self._replace(scale=jnp.sqrt(variances))
 
     def prepare(self, means: Array) -> base.Prepared:

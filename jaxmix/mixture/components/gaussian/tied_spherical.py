@@ -38,13 +38,12 @@ class TiedSpherical(NamedTuple):
         first, squares = mixture.pooled_square_moments(shares, means, x)
         return first, jnp.sum(squares)
 
-    def maximize(
-        self, counts: Array, moments: base.Moments, denominators: Array, regularization: Array | float
-    ) -> Self:
+    def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The pooled variance, over all features."""
         between = jnp.sum(counts[:, None] * jnp.square(moments.shift(counts)))
         total = moments.first.shape[1] * jnp.sum(denominators)
-        return self._replace(scale=jnp.sqrt((moments.second - between) / total + regularization))
+        squares = jnp.maximum(moments.second - between, 0) + noise
+        return self._replace(scale=jnp.sqrt(squares / total))
 
     def prepare(self, means: Array) -> base.Prepared:
         """The inverse standard deviation."""

@@ -1,0 +1,111 @@
+"""Components that collapse: a fit says which, and the weak prior keeps them from it."""
+
+import warnings
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from jaxmix import gmm, kmeans, solve
+
+EVERY_FAMILY = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical)
+KEY = jax.random.key(0)
+RANDOM = np.random.default_rng(0)
+X = np.concatenate([RANDOM.normal(size=(40, 2)), RANDOM.normal(size=(40, 2)) + 8])
+EQUAL = np.concatenate([X, np.full((20, 2), -9.0)])
+DIABETES = np.asarray(cast(Any, datasets.load_diabetes()).data)
+
+
+def penalty(params: Any, x: np.ndarray, strength: float) -> float:
+    """a sum of tr(S C^-1) + log|C| over the covariances, by NumPy."""
+    sample = np.cov(x.T, bias=True)
+    covariances = np.asarray(params.covariances)
+    distinct = covariances[:1] if "Tied" in type(params.covariance).__name__ else covariances
+    return strength * sum(np.trace(np.linalg.solve(c, sample)) + np.linalg.slogdet(c)[1] for c in distinct)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_the_penalty_is_that_of_chen_and_tan(family):
+    prior = gmm.weak_prior(X, strength=0.5, covariance=family)
+    problem = gmm.GaussianMixture(family, prior, 0.0)
+    fit = solve.run(problem, solve.EM(), gmm.start.from_labels(np.arange(80) // 40, X, 2, problem=problem), X)
+    start = gmm.start.from_labels(np.arange(80) % 2, X, 2, problem=gmm.GaussianMixture(family, regularization=0.0))
+    for params in (fit.params, start):
+        expected = -gmm.log_likelihood(params, X) + penalty(params, X, 0.5)
+        np.testing.assert_allclose(solve.objective(problem, params, X), expected, rtol=1e-12)
+    assert np.diff(fit.trace).max() <= 1e-12 * abs(float(fit.loss))
+
+
+def test_the_step_adds_as_many_rows_as_the_prior_has():
+    params = gmm.start.from_labels(np.arange(80) // 40, X, 2)
+    seen = gmm.e_step(params, X)
+    plain = gmm.m_step(seen, params)
+    found = gmm.m_step(seen, params, prior=gmm.weak_prior(X, strength=3.0))
+    counts = np.asarray(seen.counts)[:, None, None]
+    expected = (counts * np.asarray(plain.covariances) + 6 * np.cov(X.T, bias=True)) / (counts + 6)
+    np.testing.assert_allclose(found.covariances, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.means, plain.means, rtol=1e-14)
+
+
+def test_the_strength_is_one_over_the_rows_and_a_weight_is_as_many_rows():
+    counts = RANDOM.integers(1, 4, size=len(X))
+    weighted, repeated = gmm.weak_prior(X, weights=counts), gmm.weak_prior(np.repeat(X, counts, axis=0))
+    for one, other in zip(jax.tree.leaves(weighted), jax.tree.leaves(repeated), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11)
+    same = gmm.weak_prior(X, weights=counts, strength=1 / counts.sum())
+    np.testing.assert_allclose(same.scale, weighted.scale, rtol=1e-14)
+    with pytest.raises(ValueError, match="`strength` must be finite and at least 0"):
+        gmm.weak_prior(X, strength=-1.0)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_a_fit_with_it_scales_with_the_rows(family):
+    factor = 1000.0
+    fits = []
+    for x in (X, factor * X):
+        problem = gmm.GaussianMixture(family, gmm.weak_prior(x, covariance=family))
+        start = gmm.start.from_labels(np.arange(80) % 2, x, 2, problem=problem)
+        fits.append(solve.run(problem, solve.EM(), start, x, max_steps=30))
+    np.testing.assert_allclose(fits[1].params.means, factor * fits[0].params.means, rtol=1e-9)
+    np.testing.assert_allclose(fits[1].params.covariances, factor**2 * fits[0].params.covariances, rtol=1e-8, atol=1e-3)
+
+
+def test_a_component_on_equal_rows_is_held_up_and_the_prior_holds_it_up_instead():
+    fit = gmm.fit(KEY, EQUAL, 3)
+    alone = int(jnp.argmin(fit.params.means[:, 0]))
+    np.testing.assert_array_equal(fit.held_up, np.arange(3) == alone)
+    with pytest.warns(UserWarning, match="1 components are held up: .*prior=gmm.weak_prior"):
+        fit.throw()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fits = [gmm.fit(KEY, EQUAL, 3, prior=gmm.weak_prior(EQUAL)), gmm.fit(KEY, X, 2)]
+        for each in fits:
+            assert not np.any(each.throw().held_up)
+    assert kmeans.fit(KEY, X, 2).held_up is None
+    assert np.asarray(gmm.fit_restarts(KEY, EQUAL, 3, restarts=2).held_up).shape == (2, 3)
+
+
+def test_a_constant_feature_holds_up_every_component():
+    x = np.c_[X, np.ones(80)]
+    for dtype in (np.float32, np.float64):
+        assert np.all(gmm.fit(KEY, x.astype(dtype), 2).held_up)
+
+
+def test_the_collapse_of_the_diabetes_data_is_reported():
+    # One feature has two values: full components of one value each have no variance there.
+    fits = gmm.fit_restarts(KEY, DIABETES, 4, restarts=8, max_steps=300)
+    assert np.asarray(fits.held_up)[int(jnp.argmin(fits.loss))].any()
+    prior = gmm.weak_prior(DIABETES, strength=1.0)
+    fits = gmm.fit_restarts(KEY, DIABETES, 4, restarts=8, max_steps=300, prior=prior)
+    assert not np.any(fits.held_up)
+
+
+def test_strengths_are_swept_in_one_program():
+    def loss(strength):
+        return gmm.fit(KEY, X, 2, prior=gmm.weak_prior(X, strength=strength), restarts=2, max_steps=20).loss
+
+    losses = jax.vmap(loss)(jnp.array([0.1, 1.0]))
+    np.testing.assert_allclose(losses, [loss(0.1), loss(1.0)], rtol=1e-10)
