@@ -21,7 +21,7 @@ DIABETES = np.asarray(cast(Any, datasets.load_diabetes()).data)
 
 def penalty(params: Any, x: np.ndarray, strength: float) -> float:
     """a sum of tr(S C^-1) + log|C| over the covariances, by NumPy."""
-    sample = np.cov(x.T, bias=True)
+    sample = np.cov(x.T, bias=True) + np.diag(gmm.noise_floor(x))
     covariances = np.asarray(params.covariances)
     distinct = covariances[:1] if "Tied" in type(params.covariance).__name__ else covariances
     return strength * sum(np.trace(np.linalg.solve(c, sample)) + np.linalg.slogdet(c)[1] for c in distinct)
@@ -44,8 +44,8 @@ def test_the_step_adds_as_many_rows_as_the_prior_has():
     seen = gmm.e_step(params, X)
     plain = gmm.m_step(seen, params)
     found = gmm.m_step(seen, params, prior=gmm.weak_prior(X, strength=3.0))
-    counts = np.asarray(seen.counts)[:, None, None]
-    expected = (counts * np.asarray(plain.covariances) + 6 * np.cov(X.T, bias=True)) / (counts + 6)
+    counts, sample = np.asarray(seen.counts)[:, None, None], np.cov(X.T, bias=True) + np.diag(gmm.noise_floor(X))
+    expected = (counts * np.asarray(plain.covariances) + 6 * sample) / (counts + 6)
     np.testing.assert_allclose(found.covariances, expected, rtol=1e-12)
     np.testing.assert_allclose(found.means, plain.means, rtol=1e-14)
 
@@ -86,6 +86,26 @@ def test_a_component_on_equal_rows_is_held_up_and_the_prior_holds_it_up_instead(
             assert not np.any(each.throw().held_up)
     assert kmeans.fit(KEY, X, 2).held_up is None
     assert np.asarray(gmm.fit_restarts(KEY, EQUAL, 3, restarts=2).held_up).shape == (2, 3)
+
+
+def test_many_features_of_little_noise_hold_nothing_up():
+    x = RANDOM.normal(size=(300, 100))
+    for family in (gmm.Full, gmm.Diagonal):
+        assert not np.any(gmm.fit(KEY, x, 1, covariance=family, regularization=1e-2).held_up)
+
+
+def test_a_degenerate_direction_across_features_is_held_up():
+    x = RANDOM.normal(size=(60, 4)) @ RANDOM.normal(size=(4, 5))
+    assert np.all(gmm.fit(KEY, x, 1).held_up)
+    assert np.all(gmm.fit(KEY, x, 2, covariance=gmm.Tied).held_up)
+
+
+def test_a_component_that_loses_its_rows_goes_to_the_prior_even_beside_a_constant_feature():
+    x = np.c_[X, np.full(80, 3.0)]
+    prior = gmm.weak_prior(x)
+    start = gmm.start.from_centers([[4.0, 4.0, 3.0], [1e4, 1e4, 3.0]], x, problem=gmm.GaussianMixture(prior=prior))
+    fit = solve.run(gmm.GaussianMixture(prior=prior), solve.EM(), start, x, max_steps=20)
+    assert np.isfinite(fit.trace).all()
 
 
 def test_a_constant_feature_holds_up_every_component():

@@ -41,10 +41,10 @@ def test_the_spread_is_the_shortest_interval_of_an_eighth_in_normal_units():
 
 
 def test_the_spread_of_rows_that_are_equal_is_that_of_the_others():
-    # Of a binary feature the two values' distance, in normal units; of a constant one its magnitude, or 1.
+    # Of a binary feature half the values' distance; a constant one takes the least of the others, or 1.
     binary = np.where(np.arange(50) % 3 == 0, 4.0, 1.0)
     x = np.stack([binary, np.full(50, -7.0), np.zeros(50)], axis=1)
-    np.testing.assert_allclose(spread(x), [float(3 / stats.norm.ppf(0.75)), 7.0, 1.0], rtol=1e-4)
+    np.testing.assert_allclose(spread(x), [1.5, 1.5, 1.5], rtol=1e-4)
 
 
 def test_the_spread_moves_with_the_rows_and_not_with_outliers():
@@ -57,6 +57,34 @@ def test_the_spread_moves_with_the_rows_and_not_with_outliers():
     assert (spread(narrow) < 1e-3).all()
 
 
+def test_rows_without_weight_are_not_there():
+    x = RANDOM.normal(size=(20_000, 2))
+    weights = np.zeros(20_000)
+    weights[RANDOM.choice(20_000, 40, replace=False)] = 1
+    alone = spread(x[weights > 0])
+    np.testing.assert_allclose(spread(x, weights), alone, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(noise.spread)(as_data(x, weights)), alone, rtol=1e-12)
+    assert np.isfinite(gmm.fit(KEY, x, 1, weights=weights).throw().loss)
+
+
+def test_the_spread_of_few_rows_and_of_many_magnitudes_is_no_accident():
+    for n in (6, 12, 16):
+        many = np.array([spread(RANDOM.normal(size=(n, 1)))[0] for _ in range(50)])
+        assert (many > 0.02).all()
+        assert (many < 3).all()
+    halves = np.where(np.arange(60)[:, None] % 2, RANDOM.random((60, 2)), 1e-30 * RANDOM.random((60, 2)))
+    assert (spread(halves) > 1e-10).all()
+    fit = gmm.fit(KEY, halves.astype(np.float32), 2)
+    assert fit.status == Status.CONVERGED
+
+
+def test_a_constant_feature_does_not_widen_round_components():
+    values = [
+        gmm.fit(KEY, np.c_[TWO, np.full(120, c)].astype(np.float32), 2, covariance=gmm.Spherical) for c in (0, 2020)
+    ]
+    np.testing.assert_allclose(values[1].params.covariances, values[0].params.covariances, rtol=1e-3)
+
+
 def test_a_weight_is_as_many_rows():
     counts = RANDOM.integers(0, 4, size=len(TWO))
     np.testing.assert_allclose(spread(TWO, counts), spread(np.repeat(TWO, counts, axis=0)), rtol=1e-14)
@@ -65,7 +93,7 @@ def test_a_weight_is_as_many_rows():
 
 
 def test_traced_rows_have_the_spread_of_concrete_ones():
-    for x in (TWO, np.round(TWO), np.full((9, 3), 2.0), RANDOM.normal(size=(5000, 3))):
+    for x in (TWO, np.round(TWO), np.full((9, 3), 2.0), TWO[:4], RANDOM.normal(size=(5000, 3))):
         np.testing.assert_allclose(jax.jit(noise.spread)(as_data(x)), spread(x), rtol=1e-12)
 
 

@@ -174,9 +174,7 @@ class Gaussian(Component):
         places = means if self.origin is None else means + self.origin[None]
         rounding = 0.5 * jnp.finfo(means.dtype).eps * jnp.abs(places)
         noise = jnp.where(noise > 0, jnp.maximum(noise, jnp.square(rounding)), 0)
-        # In the family's own form: of D rows, each with one feature, that weigh as much as its noise.
-        identity = jnp.eye(means.shape[1], dtype=means.dtype)
-        _, added = params.covariance.moments(counts[:, None] * noise, jnp.zeros_like(means), identity)
+        added = noises.second_moments(params.covariance, counts, noise)
         covariance = params.covariance.maximize(counts, moments, denominators, added)
         widths = jnp.sqrt(jnp.diagonal(covariance.to_dense(*means.shape), axis1=1, axis2=2))
         lost = (widths <= 4 * rounding) & (counts > 0)[:, None] & (noise == 0)
@@ -253,7 +251,7 @@ class Gaussian(Component):
         if frame.scale is not None:
             origin = origin * frame.scale
             if regularization is not None:
-                regularization = regularization * frame.scale * frame.scale
+                regularization = jnp.asarray(regularization) * frame.scale * frame.scale
             spread = None if spread is None else spread * frame.scale
         moved = Gaussian(self.covariance, prior, regularization, spread, origin, self.by_products)
         if params is None:
@@ -264,9 +262,11 @@ class Gaussian(Component):
         return moved, Normal(frame.apply(params.means), covariance)
 
     def held_up(self, params: Normal) -> Array | None:
-        r"""Those of which the variance in some direction is mostly noise, $\operatorname{tr}(C_k^{-1} R) > 1/2$."""
-        blur = self.prepare(params).blur
-        return None if blur is None else blur > 0.25
+        """Those of which the variance in some direction is mostly noise."""
+        prepared, noise = self.prepare(params), self.noise(params.means)
+        if noise is None or self.covariance not in MATRICES + VARIANCES:
+            return None if prepared.blur is None else prepared.blur > 0.25
+        return noises.held_up(prepared.family, noise, factors=self.covariance in MATRICES)
 
     def recenter(self, counts: Array, moments: Moments, params: Normal, new: Normal) -> Moments:
         """Moments about other means, by the theorem of parallel axes."""

@@ -10,6 +10,7 @@ from jaxmix import frame as frames
 from jaxmix.data import Data
 from jaxmix.mixture.components.gaussian.base import HasPriorScale
 from jaxmix.mixture.components.gaussian.full import Full
+from jaxmix.mixture.components.gaussian.noise import spread, variances
 from jaxmix.mixture.components.gaussian.prior import NormalInverseWishart
 from jaxmix.typing import ArrayLike
 
@@ -33,7 +34,8 @@ def fraley_raftery(
 
     Returns:
       A `NormalInverseWishart`. Where the rows lie in a subspace (N <= D, collinear or constant columns), S is
-      singular and so is a full $\Lambda$: the noise of the rows (`noise_floor`) alone keeps such a fit finite.
+      singular and so is a full $\Lambda$: the noise of the rows (`noise_floor`) alone keeps such a fit finite, and a
+      component that loses all its rows ends it.
 
     Raises:
       ValueError: for bad data, weights that sum to 1 or less, or a `k` below 1 or above N.
@@ -78,10 +80,10 @@ def weak_prior(
 
     $$a \sum_k \left( \operatorname{tr}(S C_k^{-1}) + \log |C_k| \right)$$
 
-    with the covariance S of the rows, which is least at $C_k = S$ and grows without bound as a component becomes
-    singular. The M-step adds 2 a rows of covariance S to each component. A fit scales with the rows, in each feature,
-    and for $a \to 0$ slowly enough, as 1 / N, the estimate is consistent. Where all components share one covariance,
-    there is one such term.
+    with the covariance S of the rows and their noise (`noise_floor`), which is least at $C_k = S$ and grows without
+    bound as a component becomes singular. The M-step adds 2 a rows of covariance S to each component. For $a \to 0$
+    slowly enough, as 1 / N, the estimate is consistent. Where all components share one covariance, there is one such
+    term.
 
     Args:
       x: array of shape (N, D), or `Data`.
@@ -114,10 +116,11 @@ def weak_prior(
         arrays.check_least(strength, "strength", 0)
     rows = 2 * jnp.asarray(strength, data.x.dtype)
     center = frames.mean(data.x, data.weights)
-    scatter = _scatter(data, center)
+    # A constant feature has the noise alone.
+    sample = _scatter(data, center) / total + jnp.diag(variances(spread(data)))
     # The powers of a family are linear in the degrees of freedom: those that count as many rows.
     none, one = (covariance.prior_degrees(jnp.asarray(nu, data.x.dtype), num_features) for nu in (0.0, 1.0))
-    return NormalInverseWishart(center, 0.0, (rows - none) / (one - none), rows / total * scatter)
+    return NormalInverseWishart(center, 0.0, (rows - none) / (one - none), rows * sample)
 
 
 def _scatter(data: Data, center: Array) -> Array:

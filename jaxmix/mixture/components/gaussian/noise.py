@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import memory, validation
+from jaxmix import linalg, memory, validation
 from jaxmix.data import Data
 from jaxmix.mixture.components.gaussian import base
 from jaxmix.typing import ArrayLike
@@ -25,6 +25,9 @@ nothing; and its length in standard deviations of a normal distribution."""
 
 HALF = 0.9999 / 2
 
+LEAST_ROWS, LEAST_SHARE = 4.9, 2.0**-20
+"""The rows of the shortest interval, at least; and the spread, as a share of the median distance from the median."""
+
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo one, are spread evenly, and keep no step with rows that repeat."""
 
@@ -35,10 +38,11 @@ def noise_floor(x: Data | ArrayLike, *, weights: ArrayLike | None = None) -> Arr
     $$R_d = c \, s_d^2$$
 
     with $c = \max(10^{-10}, 8 D \epsilon)$ in float64 and $\max(10^{-6}, 8 D \epsilon)$ in float32. The scale $s_d$ of
-    a feature is the length of the shortest interval that holds an eighth of the rows, over that of a standard normal
-    distribution: outliers do not change it, and clusters far apart have the scale of one of them. Where an eighth of
-    the rows are equal, it is the median distance from the median of the rows that differ from it, over 0.6745: a binary
-    feature has a scale too. A constant feature has its own magnitude. Of more than 1024 rows, 1024 are taken.
+    a feature is the length of the shortest interval that holds an eighth of the rows, and five, over that of a standard
+    normal distribution: outliers do not change it, and clusters far apart have the scale of one of them. Where so many
+    rows are equal, or there are fewer than five, it is half the median distance from the median of the rows that differ
+    from it: that of a binary feature is half the distance of its values. A constant feature takes the least scale of
+    the others, or 1. Of more than 1024 rows, 1024 are taken.
 
     Args:
       x: array of shape (N, D), or `Data`.
@@ -71,27 +75,32 @@ def variances(spread: Array) -> Array:
 
 def spread(data: Data) -> Array:
     """The robust scale of each feature, as `noise_floor` has it, of shape (D,)."""
-    num_rows, dtype = data.x.shape[0], data.x.dtype
-    chosen = slice(None)
-    if num_rows > SPREAD_ROWS:
-        chosen = np.floor(np.arange(SPREAD_ROWS) * GOLDEN % 1 * num_rows).astype(np.int32)
+    dtype = data.x.dtype
     if not validation.is_concrete(data):
-        features, weights = data.x[chosen].T, data.weights[chosen]
-        shortest = _shortest(features, weights, jnp)
-        return jnp.where(shortest > 0, shortest, _typical(features, weights, jnp)).astype(dtype)
+        rows, weights = _chosen(data.weights, jnp)
+        return _spread(data.x[rows].T, weights, jnp).astype(dtype)
     with jax.ensure_compile_time_eval():
-        x, weights = memory.on_host(data.x), np.asarray(memory.on_host(data.weights)[chosen])
-        features = np.ascontiguousarray(np.asarray(x[chosen]).T)
+        rows, weights = _chosen(np.asarray(memory.on_host(data.weights)), np)
+        features = np.array(np.asarray(memory.on_host(data.x)[rows]).T)
         # Subnormal numbers are zero, as they are in compiled programs.
-        features = np.where(np.abs(features) < np.finfo(features.dtype).tiny, 0, features)
-        found = _shortest(features, None if (weights == 1).all() else weights, np)
-        if not found.all():
-            found = np.where(found > 0, found, _typical(features, weights, np))
-        return memory.copied(found.astype(dtype))
+        features[np.abs(features) < np.finfo(dtype).tiny] = 0
+        return memory.copied(_spread(features, weights, np).astype(dtype))
+
+
+def _chosen(weights: Any, numpy: Any) -> tuple[Any, Any]:
+    """The indices of some rows of positive weight, and their weights; 0 where there are fewer."""
+    num_rows = weights.shape[0]
+    if num_rows <= SPREAD_ROWS:
+        return np.arange(num_rows), weights
+    ranks, order = numpy.cumsum(weights > 0), np.arange(SPREAD_ROWS)
+    few = ranks[-1] <= SPREAD_ROWS
+    wanted = numpy.where(few, order, numpy.floor(order * GOLDEN % 1 * ranks[-1])) + 1
+    rows = numpy.searchsorted(ranks, wanted).clip(0, num_rows - 1)
+    return rows, numpy.where(few & (order >= ranks[-1]), 0, weights[rows])
 
 
 def half_traces(family: Any, prepared: Any, means: Array, noise: Array) -> Array:
-    r"""$\tfrac12 \operatorname{tr}(C_k^{-1} R)$, of shape (K,), by the family's own density about zero.
+    r"""$\tfrac12 \operatorname{tr}(C_k^{-1} R)$, of shape (K,).
 
     Args:
       family: covariances.
@@ -106,33 +115,70 @@ def half_traces(family: Any, prepared: Any, means: Array, noise: Array) -> Array
     return jnp.sum(values[:, :1] - values[:, 1:], axis=1)
 
 
+def held_up(prepared: base.Prepared, noise: Array, *, factors: bool) -> Array:
+    """Whether the variance of components in some direction is mostly noise, of shape (K,).
+
+    Args:
+      prepared: what a family of the library prepared: its inverse factors, of shape (K, D, D) or (D, D), or inverse
+        scales, (K or 1, D or 1).
+      noise: Array of shape (D,).
+      factors: which of these.
+    """
+    inverse, k = prepared.inverse, prepared.means.shape[0]
+    if not factors:
+        return jnp.broadcast_to(jnp.max(jnp.square(inverse) * noise[None], axis=1) > 0.5, (k,))
+    # The norm of R^1/2 C^-1 R^1/2 is at least its largest eigenvalue, and near it where that is large.
+    white = inverse.reshape(-1, *inverse.shape[-2:]) * jnp.sqrt(noise)[None, None]
+    products = jnp.matmul(jnp.swapaxes(white, 1, 2), white, precision=linalg.PRECISION)
+    return jnp.broadcast_to(jnp.sum(jnp.square(products), axis=(1, 2)) > 0.25, (k,))
+
+
+def second_moments(family: Any, counts: Array, noise: Array) -> Any:
+    """What noise adds to the second moments, in the family's form.
+
+    Args:
+      family: covariances.
+      counts: Array of shape (K,).
+      noise: Array of shape (K, D), the variances of the noise of each component's features.
+    """
+    # A component without rows may stand where the noise overflows.
+    squares = jnp.where(counts[:, None] > 0, counts[:, None] * noise, 0)
+    # Of D rows, each with one feature, that weigh as much as its noise.
+    return family.moments(squares, jnp.zeros_like(squares), jnp.eye(squares.shape[1], dtype=squares.dtype))[1]
+
+
+def _spread(features: Any, weights: Any, numpy: Any) -> Any:
+    """The scales of features (D, n), by NumPy or `jax.numpy`."""
+    shortest, typical = _shortest(features, weights, numpy), _typical(features, weights, numpy)
+    # Rows of many orders of magnitude would have the scale of the least.
+    found = numpy.where(shortest > 0, numpy.maximum(shortest, LEAST_SHARE * typical), typical)
+    # A constant feature has no scale of its own: it must not widen those that share a variance with it.
+    least = numpy.where(found > 0, found, numpy.inf).min()
+    return numpy.where(found > 0, found, numpy.where(numpy.isfinite(least), least, 1))
+
+
 def _shortest(features: Any, weights: Any, numpy: Any) -> Any:
-    """Scales by the shortest intervals, of features (D, n), weights (n,) or None for ones; by NumPy or `jax.numpy`."""
+    """Scales by the shortest intervals, of features (D, n) with weights (n,); 0 where there is none."""
     num_rows = features.shape[1]
-    if weights is None:
-        values, size = numpy.sort(features, axis=1), -int(-FRACTION * num_rows // 1)
-        return (values[:, size - 1 :] - values[:, : num_rows - size + 1]).min(axis=1) / NORMAL_LENGTH
     order = numpy.argsort(features, axis=1)
     values = numpy.take_along_axis(features, order, axis=1)
     sums = numpy.cumsum(weights[order], axis=1)
     before = numpy.pad(sums[:, :-1], ((0, 0), (1, 0)))
-    # Sums that are rounded must not make an interval longer by a row.
-    fraction = FRACTION - num_rows * float(jnp.finfo(sums.dtype).eps)
+    fraction = numpy.maximum(FRACTION, LEAST_ROWS / (weights > 0).sum())
     ends = _first_at_least(sums, before + fraction * sums[:, -1:], numpy)
     # Intervals that would reach beyond the last row are none, nor is one that begins at a row that is not there.
     lengths = numpy.take_along_axis(values, numpy.minimum(ends, num_rows - 1), axis=1) - values
     known = (ends < num_rows) & (weights[order] > 0)
-    return numpy.where(known, lengths, numpy.inf).min(axis=1) / NORMAL_LENGTH
+    shortest = numpy.where(known, lengths, numpy.inf).min(axis=1)
+    return numpy.where(numpy.isfinite(shortest), shortest * (FRACTION / fraction / NORMAL_LENGTH), 0)
 
 
 def _typical(features: Any, weights: Any, numpy: Any) -> Any:
-    """Scales by the median distance from the median, of rows that differ from it; or the magnitude, where none does."""
+    """Half the median distance from the median, of rows that differ from it; 0 where none does."""
     weights = numpy.broadcast_to(weights[None], features.shape)
-    center = _median(features, weights, numpy)
-    deviations = numpy.abs(features - center[:, None])
+    deviations = numpy.abs(features - _median(features, weights, numpy)[:, None])
     moved = numpy.where(deviations > 0, weights, 0)
-    found = _median(deviations, moved, numpy) / 0.6745
-    return numpy.where(moved.sum(axis=1) > 0, found, numpy.where(center == 0, 1, numpy.abs(center)))
+    return numpy.where(moved.sum(axis=1) > 0, _median(deviations, moved, numpy) / 2, 0)
 
 
 def _first_at_least(sums: Any, targets: Any, numpy: Any) -> Any:
