@@ -18,7 +18,7 @@ from jaxmix.status import FitError, Status, as_statuses
 from jaxmix.typing import Params, State, Stats
 
 _HELD_UP = (
-    "{} components are held up: only the noise that the fit assumes keeps them from becoming singular, and their "
+    "{} of {} components are held up: only the noise that the fit assumes keeps them from becoming singular, and their "
     "likelihood depends on it. They lie on few or equal rows, or on a constant or collinear feature. Drop such "
     "features, lower K, choose a family with fewer parameters, or give `prior=gmm.weak_prior(x)`."
 )
@@ -86,7 +86,7 @@ class Fit(NamedTuple):
             wrong = int(np.isin(statuses, bad).sum())
             raise FitError(f"{wrong} of {statuses.size} fits did not end as asked. " + " ".join(lines))
         if self.held_up is not None and np.any(self.held_up):
-            warnings.warn(_HELD_UP.format(int(np.sum(self.held_up))), stacklevel=2)
+            warnings.warn(_HELD_UP.format(int(np.sum(self.held_up)), np.size(self.held_up)), stacklevel=2)
         return self
 
 

@@ -1,5 +1,6 @@
 """Components that collapse: a fit says which, and the weak prior keeps them from it."""
 
+import functools
 import warnings
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 from sklearn import datasets
 
 from jaxmix import gmm, kmeans, solve
+from tests.pages import DOCS
 
 EVERY_FAMILY = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical)
 KEY = jax.random.key(0)
@@ -77,7 +79,7 @@ def test_a_component_on_equal_rows_is_held_up_and_the_prior_holds_it_up_instead(
     fit = gmm.fit(KEY, EQUAL, 3)
     alone = int(jnp.argmin(fit.params.means[:, 0]))
     np.testing.assert_array_equal(fit.held_up, np.arange(3) == alone)
-    with pytest.warns(UserWarning, match="1 components are held up: .*prior=gmm.weak_prior"):
+    with pytest.warns(UserWarning, match="1 of 3 components are held up: .*prior=gmm.weak_prior"):
         fit.throw()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -129,3 +131,25 @@ def test_strengths_are_swept_in_one_program():
 
     losses = jax.vmap(loss)(jnp.array([0.1, 1.0]))
     np.testing.assert_allclose(losses, [loss(0.1), loss(1.0)], rtol=1e-10)
+
+
+def held_out(x: np.ndarray, prior: Any) -> float:
+    """The mean log-likelihood of a row that a fit has not seen, in five folds."""
+    order, total = np.random.default_rng(0).permutation(len(x)), 0.0
+    for fold in range(5):
+        test = order[fold::5]
+        train = np.setdiff1d(order, test)
+        fit = gmm.fit(KEY, x[train], 4, prior=prior(x[train]))
+        total += float(gmm.log_likelihood(fit.params, x[test]))
+    return total / len(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wine", "diabetes"])
+def test_held_out_rows_are_as_likely_as_the_page_says(name):
+    x = np.asarray(cast(Any, getattr(datasets, f"load_{name}")()).data)
+    priors: list[Any] = [lambda x: None, gmm.weak_prior]
+    priors += [functools.partial(gmm.weak_prior, strength=strength) for strength in (0.1, 1.0, 5.0)]
+    priors += [lambda x: gmm.fraley_raftery(x, 4)]
+    row = " | ".join([name, *(f"{held_out(x, prior):.1f}" for prior in priors)])
+    assert f"| {row} |" in (DOCS / "collapse.md").read_text()
