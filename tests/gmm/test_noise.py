@@ -168,6 +168,18 @@ def test_no_fit_of_the_diabetes_data_ends_because_its_loss_rose():
     assert float(fits.loss.min()) < -11_147
 
 
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_what_noise_does_to_a_family_follows_from_its_densities_and_moments(family):
+    params = gmm.start.from_labels(np.arange(120) // 60, TWO, 2, problem=gmm.GaussianMixture(family)).components
+    variances, squares = jnp.array([0.3, 0.1, 0.2]), jnp.array([[1.0, 2.0, 3.0], [0.5, 0.0, 4.0]])
+    covariance: Any = params.covariance
+    prepared = covariance.prepare(params.means)
+    expected = [np.trace(np.linalg.solve(one, np.diag(variances))) for one in np.asarray(params.covariances)]
+    np.testing.assert_allclose(covariance.noise_traces(prepared, variances), expected, rtol=1e-12)
+    plain = covariance.moments(squares, jnp.zeros((2, 3)), jnp.eye(3))[1]
+    np.testing.assert_allclose(covariance.noise_moments(squares), plain, rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 @pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "diabetes"])

@@ -50,9 +50,9 @@ class Covariance(Protocol):
     """A family of covariances, as a `NamedTuple` of Cholesky factors or scales, in units of x: the type is the family.
 
     Letters: K components, D features. A tied family has one covariance for all components. Three more methods are
-    optional. `as_quadratic(means)` and `second_moments(products)` make many rows fast on CPU: see `Full`. The static
-    method `prior_scale(covariance)` says the scale that `fraley_raftery` gives the family, from the rows' covariance
-    (D, D): without it, that covariance.
+    optional, beside those of `HasNoise`. `as_quadratic(means)` and `second_moments(products)` make many rows fast on
+    CPU: see `Full`. The static method `prior_scale(covariance)` says the scale that `fraley_raftery` gives the family,
+    from the rows' covariance (D, D): without it, that covariance.
     """
 
     @classmethod
@@ -128,6 +128,21 @@ class HasQuadratic(Protocol):
     @staticmethod
     def second_moments(products: Array) -> Any:
         """The family's second moments from sums of products."""
+        ...
+
+
+@runtime_checkable
+class HasNoise(Protocol):
+    """A family that says what noise does to it; for others it is found by their densities and moments, at more cost."""
+
+    @staticmethod
+    def noise_moments(weights: Array) -> Any:
+        """The second moments of noise, in the family's form, of total squares of shape (K, D)."""
+        ...
+
+    @staticmethod
+    def noise_traces(prepared: Any, noise: Array) -> Array:
+        r"""$\operatorname{tr}(C_k^{-1} R)$, of shape (K,), for variances R of shape (D,)."""
         ...
 
 

@@ -65,6 +65,16 @@ class Diagonal(NamedTuple):
         """Second moments from sums of squares: these."""
         return products
 
+    @staticmethod
+    def noise_moments(weights: Array) -> Array:
+        """The second moments of noise of total squares (K, D)."""
+        return weights
+
+    @staticmethod
+    def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
+        """The traces of the inverse covariances times those of the noise, of shape (K,)."""
+        return jnp.sum(jnp.square(prepared.inverse) * noise[None], axis=1)
+
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviations."""
         return self.scale[labels] * noise

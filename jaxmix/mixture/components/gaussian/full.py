@@ -71,6 +71,16 @@ class Full(NamedTuple):
         """Second moments from sums of products: a matrix for each component, also where D is 1."""
         return products if products.ndim == 3 else products[:, :, None]
 
+    @staticmethod
+    def noise_moments(weights: Array) -> Array:
+        """The second moments of noise of total squares (K, D)."""
+        return weights[:, :, None] * jnp.eye(weights.shape[1], dtype=weights.dtype)[None]
+
+    @staticmethod
+    def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
+        """The traces of the inverse covariances times those of the noise, of shape (K,)."""
+        return jnp.sum(jnp.square(prepared.inverse) * noise[None, None], axis=(1, 2))
+
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's factor."""
         return jnp.einsum("nij,nj->ni", self.scale_tril[labels], noise, precision=linalg.PRECISION)

@@ -108,8 +108,10 @@ def half_traces(family: Any, prepared: Any, means: Array, noise: Array) -> Array
       means: Array of shape (K, D).
       noise: Array of shape (D,).
     """
-    zeros = jnp.zeros_like(means)
-    about_zero = prepared._replace(means=zeros) if isinstance(prepared, base.Prepared) else family.prepare(zeros)
+    if isinstance(family, base.HasNoise):
+        return 0.5 * family.noise_traces(prepared, noise)
+    # By the family's own density about zero.
+    about_zero = family.prepare(jnp.zeros_like(means))
     rows = jnp.concatenate([jnp.zeros_like(noise)[None], jnp.diag(jnp.sqrt(noise))])
     values = family.log_density(about_zero, rows)
     return jnp.sum(values[:, :1] - values[:, 1:], axis=1)
@@ -143,6 +145,8 @@ def second_moments(family: Any, counts: Array, noise: Array) -> Any:
     """
     # A component without rows may stand where the noise overflows.
     squares = jnp.where(counts[:, None] > 0, counts[:, None] * noise, 0)
+    if isinstance(family, base.HasNoise):
+        return family.noise_moments(squares)
     # Of D rows, each with one feature, that weigh as much as its noise.
     return family.moments(squares, jnp.zeros_like(squares), jnp.eye(squares.shape[1], dtype=squares.dtype))[1]
 

@@ -66,6 +66,16 @@ class Spherical(NamedTuple):
         """Second moments from sums of squares: those of all features."""
         return jnp.sum(products, axis=1)
 
+    @staticmethod
+    def noise_moments(weights: Array) -> Array:
+        """The second moments of noise of total squares (K, D)."""
+        return jnp.sum(weights, axis=1)
+
+    @staticmethod
+    def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
+        """The traces of the inverse covariances times those of the noise, of shape (K,)."""
+        return jnp.square(prepared.inverse[:, 0]) * jnp.sum(noise)
+
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviation."""
         return self.scale[labels][:, None] * noise

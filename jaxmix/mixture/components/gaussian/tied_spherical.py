@@ -54,6 +54,16 @@ class TiedSpherical(NamedTuple):
         """Log densities of rows, of shape (K, n)."""
         return base.gaussian(mixture.squares(prepared.means, prepared.inverse, x), prepared)
 
+    @staticmethod
+    def noise_moments(weights: Array) -> Array:
+        """The second moments of noise of total squares (K, D)."""
+        return jnp.sum(weights)
+
+    @staticmethod
+    def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
+        """The traces of the inverse covariances times those of the noise, of shape (K,)."""
+        return jnp.broadcast_to(jnp.square(prepared.inverse[0, 0]) * jnp.sum(noise), prepared.means.shape[:1])
+
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times the standard deviation."""
         return self.scale * noise
