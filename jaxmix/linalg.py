@@ -1,5 +1,6 @@
 """Small numerics that everything stands on: distances, safe division, named precision."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -123,6 +124,7 @@ def fill_absent(values: Array | np.ndarray, weights: Array | np.ndarray) -> Any:
     return numpy.where(absent, first, values)
 
 
+@partial(jax.jit, inline=True)
 def cholesky(matrices: Array, least: Array | None = None) -> Array:
     r"""Lower Cholesky factors, $A = L L^T$, a column at a time for all matrices together.
 
@@ -169,6 +171,7 @@ def cholesky(matrices: Array, least: Array | None = None) -> Array:
     return jax.lax.platform_dependent(matrices, cpu=by_columns, default=jnp.linalg.cholesky)
 
 
+@partial(jax.jit, inline=True)
 def pivoted_cholesky(matrix: Array, least: float) -> tuple[Array, Array]:
     r"""Rows whose scatter is a positive semi-definite matrix, $A = R^T R + E$, the largest pivot first.
 
@@ -200,6 +203,7 @@ def pivoted_cholesky(matrix: Array, least: float) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
+@partial(jax.jit, inline=True)
 def lower_factor(roots: Array) -> Array:
     r"""Lower Cholesky factors of $A A^T$ from A itself, $L L^T = A A^T$: the transposed R of the QR of $A^T$.
 
@@ -255,6 +259,7 @@ def _lower_factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 @jax.custom_jvp
+@partial(jax.jit, inline=True)
 def inverse_tril(factors: Array) -> Array:
     r"""Inverses of lower triangular matrices, by forward substitution; as `cholesky`, without LAPACK on CPU.
 
