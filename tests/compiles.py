@@ -8,9 +8,9 @@ import jax
 _COMPILED: list[str] = []
 
 
-def _listen(event: str, duration: float, **details: Any) -> None:
+def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
-        _COMPILED.append(str(details.get("fun_name", event)))
+        _COMPILED.append(str(kwargs.get("fun_name", event)))
 
 
 # Events come from every thread, and also for programs that the cache on disk has.
