@@ -153,15 +153,16 @@ def cholesky(matrices: Array, least: Array | None = None) -> Array:
         rows = jnp.arange(matrices.shape[-1], dtype=jnp.int32)
 
         def step(left: Array, j: Array) -> tuple[Array, Array]:
-            column = jnp.where(rows >= j, left[..., j], 0)
+            column = jnp.where(rows >= j, left[j], 0)
             pivot = column[..., j, None]
             if least is not None:
                 pivot = jnp.maximum(pivot, least[..., j, None])
                 column = jnp.where(rows == j, pivot, column)
             column = column / jnp.sqrt(pivot)
-            return left - column[..., :, None] * column[..., None, :], column
+            return left - jnp.moveaxis(column, -1, 0)[..., None] * column[None], column
 
-        columns = jax.lax.scan(step, matrices, rows)[1]
+        # Columns lie on the first axis, so that one is contiguous.
+        columns = jax.lax.scan(step, jnp.moveaxis(matrices, -1, 0), rows)[1]
         factors = jnp.moveaxis(columns, 0, -1)
         known = jnp.all(jnp.isfinite(factors), axis=(-2, -1), keepdims=True)
         return jnp.where(known, factors, jnp.nan)

@@ -3,10 +3,10 @@
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax import Array
 from jaxmix import fitting, gmm, seeding, validation
 from jaxmix.data import Data
 from jaxmix.gmm.fit import refinement
+from jaxmix.solve import Optax
 from jaxmix.solve.run import side_by_side
 from jaxmix.solver import Fit
 from jaxmix.sweep.grid import Sweep, told_of_memory
@@ -39,8 +40,8 @@ def mixtures(
     r"""Mixtures over the number of components, the covariance family and the regularization, as for a BIC table.
 
     One compiled program makes the starts of all families, and one for each family fits them: the largest K, with
-    components switched off for the smaller ones. The programs are compiled side by side, and a second call with the
-    same shapes and static choices compiles nothing.
+    components switched off for the smaller ones. The programs are compiled and run side by side, and a second call
+    with the same shapes and static choices compiles nothing.
 
     $$\max_\theta \sum_n w_n \log \sum_{k \le j} \pi_k N(x_n \mid m_k, C_k), \qquad j \in \mathrm{ks}$$
 
@@ -93,67 +94,95 @@ def mixtures(
     if regularizations is not None:
         axes["regularization"] = validation.as_floating(regularizations, "regularizations").astype(data.x.dtype)
     settings = {name: parameter.default for name, parameter in known.items()} | options | {"restarts": restarts}
+    values = axes.get("regularization")
     begin = _beginning(key, data, axes["k"], most, settings)
     centers = jax.eval_shape(begin)
     size = min(side_by_side(None) * side_by_side(num_parallel), centers.shape[0])
-    values = axes.get("regularization")
+    families = [_family(each, data, most, values, len(ks), settings, size) for each in covariances]
     # Under jit even operations on concrete arrays are staged.
-    is_known = validation.is_concrete(key, data, values, options, jnp.zeros(()))
-    calls = [
-        partial(_table, num_counts=len(ks), **_arguments(each, data, most, values, settings, size))
-        for each in covariances
-    ]
-    with told_of_memory(f"{size} of {centers.shape[0]} fits"):
-        tables = _run(begin, centers, calls, is_known=is_known)
+    if not validation.is_concrete(key, data, values, options, jnp.zeros(())):
+        found = begin()
+        tables = [family(found) for family in families]
+    else:
+        # Two programs of LAPACK on CPU may wait for each other: see `linalg.cholesky`. Those of this library have none.
+        kinds = *covariances, type(settings["solver"]), type(settings["assignment"])
+        own = all(kind.__module__.startswith("jaxmix.") and kind is not Optax for kind in kinds)
+        pool = ThreadPoolExecutor(os.cpu_count() if own else 1)
+        with told_of_memory(f"{size} of {centers.shape[0]} fits"), pool:
+            tables = _run(begin, centers, families, pool)
     names = (*axes, "restart")
     numbers = jnp.arange(centers.shape[0] // len(ks))
     swept = [Sweep(names, (*axes.values(), numbers), table) for table in tables]
     return {each.__name__: table for each, table in zip(covariances, swept, strict=True)}
 
 
-def _beginning(key: Array, data: Data, counts: Array, k: int, settings: dict[str, Any]) -> partial:
+class Program(NamedTuple):
+    """A jitted function and its arguments, but for the first ones.
+
+    Attributes:
+      function: the function.
+      args: its traced arguments, the last ones.
+      static: its static arguments.
+    """
+
+    function: Any
+    args: tuple
+    static: dict[str, Any]
+
+    def __call__(self, *first: Any) -> Any:
+        """What the function returns."""
+        return self.function(*first, *self.args, **self.static)
+
+    def lower(self, *first: Any) -> jax.stages.Lowered:
+        """The program for first arguments of these shapes, before XLA compiles it."""
+        return self.function.lower(*first, *self.args, **self.static)
+
+
+def _run(begin: Program, like: Any, families: list[Program], pool: Executor) -> list[Fit]:
+    """The tables of all families. Programs compile and run side by side; JAX keeps them for the next call."""
+
+    def begun(lowered: jax.stages.Lowered) -> Array:
+        return lowered.compile()(*begin.args)
+
+    def table(family: Program, lowered: jax.stages.Lowered, centers: Future) -> Fit:
+        return jax.block_until_ready(lowered.compile()(centers.result(), *family.args))
+
+    # Lowered here, in the caller's configuration.
+    centers = pool.submit(begun, begin.lower())
+    waiting = [pool.submit(table, family, family.lower(like), centers) for family in families]
+    return [each.result() for each in waiting]
+
+
+def _beginning(key: Array, data: Data, counts: Array, k: int, settings: dict[str, Any]) -> Program:
     """The program that makes the centers of all starts, (J R, K, D): the same for all families."""
     init = settings["init"]
     if callable(init):
         restarts = fitting.check_seeding(init, key, settings["restarts"])
         refine = refinement(settings["refine"])
-        return partial(_seeds, key, counts, refine, data, k=k, init=init, restarts=restarts)
+        return Program(_seeds, (key, counts, refine, data), {"k": k, "init": init, "restarts": restarts})
     if not fitting.is_centers(init):
         raise ValueError("`init` of `mixtures` must be a seeding or centers: a mixture is of one family and number.")
-    return partial(_switched_off, seeding.as_starts(init, k, data), counts)
+    return Program(_switched_off, (seeding.as_starts(init, k, data), counts), {})
 
 
-def _arguments(
-    covariance: type[gmm.Covariance], data: Data, k: int, values: Array | None, settings: dict[str, Any], size: int
-) -> dict[str, Any]:
-    """The arguments of `_table` for one family."""
+def _family(
+    covariance: type[gmm.Covariance],
+    data: Data,
+    k: int,
+    values: Array | None,
+    num_counts: int,
+    settings: dict[str, Any],
+    size: int,
+) -> Program:
+    """The program of one family, which lacks the centers."""
     # Each value takes the place of this one.
     regularization = None if values is None else 0.0
     problem = gmm.GaussianMixture(covariance, settings["prior"], regularization, settings["assignment"])
     chosen = {name: settings[name] for name in ("solver", "max_steps", "rtol", "atol", "reduce")}
     common, fixed = fitting.settings(problem, data, k, None, **chosen)
-    return {"values": values, "common": common} | fixed | {"num_parallel": size}
-
-
-def _run(begin: partial, centers: Any, calls: list[partial], *, is_known: bool) -> list[Fit]:
-    """The tables of all families, from centers of that shape."""
-    if is_known:
-        # XLA compiles the programs side by side, and the calls below find them.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            waiting = []
-            for program in (begin, *(partial(call, centers) for call in calls)):
-                lowered = program.func.lower(*program.args, **program.keywords)
-                waiting.append(pool.submit(lowered.compile))
-            found = _when(waiting[0], begin)
-            tables = [_when(compiled, call, found) for compiled, call in zip(waiting[1:], calls, strict=True)]
-            return jax.block_until_ready(tables)
-    found = begin()
-    return [call(found) for call in calls]
-
-
-def _when(compiled: Future, call: Callable, *args: Any) -> Any:
-    compiled.result()
-    return call(*args)
+    # Numbers of Python would be read in the configuration of another thread.
+    common = jax.tree.map(jnp.asarray, common)
+    return Program(_table, (values, common), {"num_counts": num_counts} | fixed | {"num_parallel": size})
 
 
 _seeds = jax.jit(fitting.seeds, static_argnames=("k", "init", "restarts"))
