@@ -168,8 +168,8 @@ def test_mixtures_start_from_centers_and_run_under_jit():
     found = losses(KEY, X)
     assert found.shape == (2, 1)
     np.testing.assert_allclose(jax.jit(losses)(KEY, jnp.asarray(X)), found, rtol=1e-10)
+    start = gmm.start.from_centers(X[:3], X)
     with pytest.raises(ValueError, match="must be a seeding or centers"):
-        start = gmm.start.from_centers(X[:3], X)
         sweep.mixtures(KEY, X, [3], init=start)
 
 
