@@ -127,19 +127,13 @@ def _checked(
     problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
 ) -> Callable[..., Fit]:
     """The compiled program of validated arguments, which lacks `choose`: whether it returns the best fit alone."""
-    data, scale = validation.as_data_and_unit(x, weights)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
-    validation.check_count(k, data, hint=validation.SWEPT)
+    common, fixed = settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce)
+    data = common[2]
     active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
-    frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
-    common = (problem, solver, data, rows, frame, reduce, rtol, atol)
-    fixed = {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None)}
     if refine is not None and (not callable(refine) or jax.tree_util.all_leaves([refine])):
         raise ValueError(f"`refine` must be a choice, such as kmeans.Lloyd(10), or None, got {described(refine)}.")
     if callable(init):
-        check_call(init, "init", "(key, data, k) -> centers", "key", "data", "k")
-        validation.check_key(key)
-        restarts = validation.check_int(restarts, "restarts", least=1)
+        restarts = check_seeding(init, key, restarts)
         return partial(_from_seeds, key, active, refine, *common, init=init, restarts=restarts, **fixed)
     if is_centers(init):
         return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
@@ -148,6 +142,23 @@ def _checked(
         raise ValueError("`num_active` is for starts from centers: parameters say themselves what is switched off.")
     starts = problem.as_starts(memory.without_numpy(init), k, data.x.shape[1], data.x.dtype)
     return partial(_from_params, as_params(starts, data), *common, **fixed)
+
+
+def settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce) -> tuple[tuple, dict[str, Any]]:
+    """The validated arguments of the compiled programs of a fit: those that are traced, and those that are static."""
+    data, scale = validation.as_data_and_unit(x, weights)
+    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
+    validation.check_count(k, data, hint=validation.SWEPT)
+    frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
+    common = (problem, solver, data, rows, frame, reduce, rtol, atol)
+    return common, {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None)}
+
+
+def check_seeding(init: Any, key: Any, restarts: Any) -> int:
+    """Rejects a seeding, a key or a number of restarts that is not valid, and returns the number."""
+    check_call(init, "init", "(key, data, k) -> centers", "key", "data", "k")
+    validation.check_key(key)
+    return validation.check_int(restarts, "restarts", least=1)
 
 
 def is_centers(init: Any) -> bool:
@@ -160,16 +171,12 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 
 @partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
 def _from_seeds(key, active, refine, *common, init, restarts, **fixed):
-    data = common[2]
-    centers = seeding.switched_off(seeding.seeded(key, data, fixed["k"], init, restarts), active)
-    if refine is not None:
-        centers = refine(centers, data)
-    return _fits(centers, common, fixed)
+    return fits_from(seeds(key, active, refine, common[2], fixed["k"], init, restarts), common, fixed)
 
 
 @partial(jax.jit, static_argnames=_STATIC)
 def _from_centers(centers, active, *common, **fixed):
-    return _fits(seeding.switched_off(centers, active), common, fixed)
+    return fits_from(seeding.switched_off(centers, active), common, fixed)
 
 
 @partial(jax.jit, static_argnames=_STATIC)
@@ -177,7 +184,21 @@ def _from_params(starts, *common, **fixed):
     return _run(starts, common, fixed)
 
 
-def _fits(centers, common, fixed):
+def seeds(key, active, refine, data, k, init, restarts) -> Array:
+    """The centers that the restarts of a fit start from, (R, K, D); for J numbers of active ones (J R, K, D)."""
+    centers = switched_off(seeding.seeded(key, data, k, init, restarts), active)
+    return centers if refine is None else refine(centers, data)
+
+
+def switched_off(centers: Array, active: Array | None) -> Array:
+    """`seeding.switched_off`, also for several numbers of active centers, one after another: (J R, K, D)."""
+    if active is None or active.ndim == 0:
+        return seeding.switched_off(centers, active)
+    return jax.vmap(seeding.switched_off, (None, 0))(centers, active).reshape(-1, *centers.shape[1:])
+
+
+def fits_from(centers: Array, common: tuple, fixed: dict[str, Any]) -> Fit:
+    """Fits from centers (R, K, D), by `settings` and whether the best is chosen; within a compiled program."""
     problem, data = common[0], common[2]
 
     def start(centers: Array) -> Params:

@@ -1,5 +1,6 @@
 """Small numerics that everything stands on: distances, safe division, named precision."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -123,6 +124,7 @@ def fill_absent(values: Array | np.ndarray, weights: Array | np.ndarray) -> Any:
     return numpy.where(absent, first, values)
 
 
+@partial(jax.jit, inline=True)
 def cholesky(matrices: Array, least: Array | None = None) -> Array:
     r"""Lower Cholesky factors, $A = L L^T$, a column at a time for all matrices together.
 
@@ -151,15 +153,16 @@ def cholesky(matrices: Array, least: Array | None = None) -> Array:
         rows = jnp.arange(matrices.shape[-1], dtype=jnp.int32)
 
         def step(left: Array, j: Array) -> tuple[Array, Array]:
-            column = jnp.where(rows >= j, left[..., j], 0)
+            column = jnp.where(rows >= j, left[j], 0)
             pivot = column[..., j, None]
             if least is not None:
                 pivot = jnp.maximum(pivot, least[..., j, None])
                 column = jnp.where(rows == j, pivot, column)
             column = column / jnp.sqrt(pivot)
-            return left - column[..., :, None] * column[..., None, :], column
+            return left - jnp.moveaxis(column, -1, 0)[..., None] * column[None], column
 
-        columns = jax.lax.scan(step, matrices, rows)[1]
+        # Columns lie on the first axis, so that one is contiguous.
+        columns = jax.lax.scan(step, jnp.moveaxis(matrices, -1, 0), rows)[1]
         factors = jnp.moveaxis(columns, 0, -1)
         known = jnp.all(jnp.isfinite(factors), axis=(-2, -1), keepdims=True)
         return jnp.where(known, factors, jnp.nan)
@@ -169,6 +172,7 @@ def cholesky(matrices: Array, least: Array | None = None) -> Array:
     return jax.lax.platform_dependent(matrices, cpu=by_columns, default=jnp.linalg.cholesky)
 
 
+@partial(jax.jit, inline=True)
 def pivoted_cholesky(matrix: Array, least: float) -> tuple[Array, Array]:
     r"""Rows whose scatter is a positive semi-definite matrix, $A = R^T R + E$, the largest pivot first.
 
@@ -200,6 +204,7 @@ def pivoted_cholesky(matrix: Array, least: float) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
+@partial(jax.jit, inline=True)
 def lower_factor(roots: Array) -> Array:
     r"""Lower Cholesky factors of $A A^T$ from A itself, $L L^T = A A^T$: the transposed R of the QR of $A^T$.
 
@@ -255,6 +260,7 @@ def _lower_factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 @jax.custom_jvp
+@partial(jax.jit, inline=True)
 def inverse_tril(factors: Array) -> Array:
     r"""Inverses of lower triangular matrices, by forward substitution; as `cholesky`, without LAPACK on CPU.
 

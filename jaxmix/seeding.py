@@ -1,7 +1,6 @@
 """Where to start: (key, data, k) -> centers. All of them see the weights: weight 0 is never drawn."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -89,13 +88,7 @@ def kmeans_plus_plus(key: Array, data: Data, k: int, *, trials: int | None = Non
         trials = 2 + int(math.log(k))
     if trials < 1:
         raise ValueError(f"`trials` must be at least 1, got {trials}.")
-
-    def candidates(points: Array, closest: Array, index: Array) -> Array:
-        # The first center is one row, drawn by weight: each trial is the same.
-        mass = jnp.where(index > 0, _costs(closest, data.weights), data.weights)
-        return _draw(jnp.where(index > 0, points, points[0]), mass)
-
-    return _one_by_one(key, data, k, trials, candidates)
+    return _one_by_one(key, data, k, trials)
 
 
 def kmeans_parallel(
@@ -138,22 +131,7 @@ def kmeans_parallel(
     num_drawn = round(oversampling * k)
     if rounds < 1 or num_drawn < 1:
         raise ValueError(f"`rounds` and rows in each must be at least 1, got {rounds} and {num_drawn}.")
-    x, weights, origin = data
-    scale = frame.scale_of(x)
-    first_key, key, last_key = jax.random.split(key, 3)
-    first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
-
-    def draw(closest: Array, points: Array) -> tuple[Array, Array]:
-        found = _draw(points, _costs(closest, weights))
-        return jnp.minimum(closest, _nearest(x, x[found], scale)[0]), found
-
-    points = jax.random.uniform(key, (rounds, num_drawn), x.dtype)
-    drawn = jax.lax.scan(draw, _nearest(x, x[first], scale)[0], points)[1]
-    candidates = x[jnp.concatenate([first, drawn.ravel()])]
-    # Of equal candidates the first owns the rows, and the others weigh nothing.
-    owners = _nearest(x, candidates, scale)[1]
-    owned = segments.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
-    return kmeans_plus_plus(last_key, Data(candidates, owned, origin), k, trials=trials)
+    return _parallel(key, data, k, rounds, num_drawn, trials)
 
 
 def maximin(key: Array, data: Data, k: int) -> Array:
@@ -183,12 +161,7 @@ def maximin(key: Array, data: Data, k: int) -> Array:
       True
     """
     validation.check_int(k, "k", least=1)
-
-    def candidates(points: Array, closest: Array, index: Array) -> Array:
-        farthest = jnp.argmax(jnp.where(data.weights > 0, closest, -1)).astype(jnp.int32)
-        return jnp.where(index > 0, farthest, _draw(points, data.weights))
-
-    return _one_by_one(key, data, k, 1, candidates)
+    return _one_by_one(key, data, k, 1, farthest=True)
 
 
 def starts(
@@ -283,16 +256,44 @@ def _starts(key: Array, data: Data, num_active: Array | None, k: int, init: Seed
 _switched_off = jax.jit(switched_off)
 
 
-def _one_by_one(
-    key: Array, data: Data, k: int, trials: int, candidates: Callable[[Array, Array, Array], Array]
-) -> Array:
-    """Grows a set of centers by the best candidate, on the squared distances to the nearest so far."""
+# Inlined, so that the programs of fits are what they would be without.
+@partial(jax.jit, static_argnames=("k", "rounds", "num_drawn", "trials"), inline=True)
+def _parallel(key: Array, data: Data, k: int, rounds: int, num_drawn: int, trials: int | None) -> Array:
+    x, weights, origin = data
+    scale = frame.scale_of(x)
+    first_key, key, last_key = jax.random.split(key, 3)
+    first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
+
+    def draw(closest: Array, points: Array) -> tuple[Array, Array]:
+        found = _draw(points, _costs(closest, weights))
+        return jnp.minimum(closest, _nearest(x, x[found], scale)[0]), found
+
+    points = jax.random.uniform(key, (rounds, num_drawn), x.dtype)
+    drawn = jax.lax.scan(draw, _nearest(x, x[first], scale)[0], points)[1]
+    candidates = x[jnp.concatenate([first, drawn.ravel()])]
+    # Of equal candidates the first owns the rows, and the others weigh nothing.
+    owners = _nearest(x, candidates, scale)[1]
+    owned = segments.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
+    return kmeans_plus_plus(last_key, Data(candidates, owned, origin), k, trials=trials)
+
+
+@partial(jax.jit, static_argnames=("k", "trials", "farthest"), inline=True)
+def _one_by_one(key: Array, data: Data, k: int, trials: int, *, farthest: bool = False) -> Array:
+    """Grows a set of centers by the best of some rows, or by the farthest row from the centers so far."""
     x, weights, _ = data
     scale = frame.scale_of(x)
     # All random numbers at once, and flat: the generator is much of what there is to compile. Row i does not depend
     # on K.
     points = jax.random.uniform(key, (k * trials,), x.dtype).reshape(k, trials)
     present = weights > 0
+
+    def candidates(points: Array, closest: Array, index: Array) -> Array:
+        if farthest:
+            row = jnp.argmax(jnp.where(present, closest, -1)).astype(jnp.int32)
+            return jnp.where(index > 0, row, _draw(points, weights))
+        # The first center is one row, drawn by weight: each trial is the same.
+        mass = jnp.where(index > 0, _costs(closest, weights), weights)
+        return _draw(jnp.where(index > 0, points, points[0]), mass)
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         chosen, closest = carry

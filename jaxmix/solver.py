@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -141,6 +142,7 @@ class Objective:
         """The dtype of the rows."""
         return self.rows.x.dtype
 
+    @partial(jax.jit, inline=True)
     def stats(self, params: Params) -> tuple[Stats, Array]:
         """The statistics of all rows, and the loss at `params`."""
         stats = self.reduce(self.problem.e_step, self.problem.prepare(params), self.rows)
@@ -150,6 +152,7 @@ class Objective:
         """The problem's M-step."""
         return self.problem.m_step(stats, params)
 
+    @partial(jax.jit, inline=True)
     def em_step(self, params: Params) -> tuple[Params, Array]:
         """One step of EM, and the loss at the parameters that it started from."""
         return self.problem.em_step(params, self.rows, self.reduce)
@@ -162,6 +165,7 @@ class Objective:
         """The part of the loss that is counted once."""
         return self.problem.penalty(params)
 
+    @partial(jax.jit, inline=True)
     def value(self, params: Params) -> Array:
         """The loss at `params`."""
         return self.reduce(self.problem.loss, self.problem.prepare(params), self.rows) + self.penalty(params)
@@ -186,6 +190,7 @@ class Objective:
 
         return self.problem.constrain(jax.tree.map(leaf, anchor, free))
 
+    @partial(jax.jit, inline=True)
     def value_and_grad(self, free: Params, anchor: Params) -> tuple[Array, Params]:
         """The loss and its gradient in free parameters.
 

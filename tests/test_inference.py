@@ -1,6 +1,5 @@
 """Functions of rows go by blocks: the same values as for a few rows at a time, in little memory, compiled once."""
 
-import logging
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from jaxmix import gmm, kmeans, memory, metrics, mixture, reduction
 from jaxmix.kmeans import steps
 from jaxmix.mixture import inference
+from tests.compiles import compiled
 
 # Odd, and of several blocks and parts; enough for products of features.
 N, D, K = 5003, 3, 4
@@ -77,14 +77,6 @@ def test_blocks_and_parts_equal_the_whole(name, small):
             np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-def compiled(caplog, call) -> list[str]:
-    """What a call compiles."""
-    caplog.clear()
-    with caplog.at_level(logging.WARNING), jax.log_compiles():
-        jax.block_until_ready(call())
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
-
-
 SECOND = CALLS | {
     "metrics.bic": (lambda x, w: metrics.bic(FULL, x, weights=w), X, WEIGHTS),
     "metrics.icl": (lambda x: metrics.icl(FULL, x), X),
@@ -96,18 +88,14 @@ SECOND = CALLS | {
 
 
 @pytest.mark.parametrize("name", SECOND)
-def test_a_second_call_compiles_nothing(name, small, caplog):
+def test_a_second_call_compiles_nothing(name, small):
     function, *rows = SECOND[name]
     for given in (rows, [jnp.asarray(array) for array in rows]):
         function(*given)
-        assert compiled(caplog, lambda given=given: function(*given)) == []
+        assert compiled(lambda given=given: function(*given)) == []
 
 
-def test_compiling_is_seen(caplog):
-    assert compiled(caplog, lambda: jax.jit(lambda x: x + 1.25)(jnp.ones(7)))
-
-
-def test_draws_go_by_parts(caplog, monkeypatch):
+def test_draws_go_by_parts(monkeypatch):
     few = gmm.sample(jax.random.key(0), FULL, 6)
     monkeypatch.setattr("jaxmix.mixture.densities.DRAWN", 100)
     x, labels = gmm.sample(jax.random.key(0), FULL, 20_001)
@@ -116,7 +104,7 @@ def test_draws_go_by_parts(caplog, monkeypatch):
     for k in range(K):
         np.testing.assert_allclose(np.cov(x[labels == k].T), FULL.covariances[k], rtol=0.2, atol=0.1)
     assert len(np.unique(x, axis=0)) == len(x)
-    assert compiled(caplog, lambda: gmm.sample(jax.random.key(1), FULL, 20_001)) == []
+    assert compiled(lambda: gmm.sample(jax.random.key(1), FULL, 20_001)) == []
     assert gmm.sample(jax.random.key(0), FULL, 0)[0].shape == (0, D)
     np.testing.assert_array_equal(few[0], gmm.sample(jax.random.key(0), FULL, 6)[0])
 

@@ -135,6 +135,44 @@ def test_one_collapsing_restart_leaves_the_others_bit_equal():
     assert solve.best(with_bad).loss == with_bad.loss[others].min()
 
 
+@pytest.mark.parametrize("num_parallel", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_mixtures_equal_single_fits(num_parallel):
+    options: Any = {"weights": 1 + np.arange(60.0) % 3, "restarts": 2, "init": seeding.maximin, **FIXED}
+    ks, noise = [1, 3], np.array([1e-6, 1e-1])
+    swept = sweep.mixtures(
+        KEY,
+        X,
+        ks,
+        covariances=[gmm.Diagonal, gmm.Tied],
+        regularizations=noise,
+        num_parallel=num_parallel,
+        **options,
+    )
+    for covariance in (gmm.Diagonal, gmm.Tied):
+        family = swept[covariance.__name__]
+        assert family.names == ("k", "regularization", "restart")
+        for i, k in enumerate(ks):
+            single = gmm.fit_restarts(
+                KEY, X, 3, covariance=covariance, regularization=noise[1], num_active=k, **options
+            )
+            point = family.at(k=i, regularization=1).fits
+            np.testing.assert_allclose(point.trace, single.trace, rtol=1e-9)
+            np.testing.assert_allclose(point.params.means, single.params.means, rtol=1e-6, atol=1e-6)
+
+
+def test_mixtures_start_from_centers_and_run_under_jit():
+    def losses(key, x):
+        options: Any = {"covariances": [gmm.Diagonal], "init": X[:3], "max_steps": 2}
+        return sweep.mixtures(key, x, [2, 3], **options)["Diagonal"].fits.loss
+
+    found = losses(KEY, X)
+    assert found.shape == (2, 1)
+    np.testing.assert_allclose(jax.jit(losses)(KEY, jnp.asarray(X)), found, rtol=1e-10)
+    start = gmm.start.from_centers(X[:3], X)
+    with pytest.raises(ValueError, match="must be a seeding or centers"):
+        sweep.mixtures(KEY, X, [3], init=start)
+
+
 @pytest.mark.slow
 def test_mixtures_over_families_find_those_of_old_faithful():
     # Fraley and Raftery (2002) and mclust: by BIC, three components with one full covariance.

@@ -15,6 +15,10 @@ from jaxmix.mixture.component import Component, total
 from jaxmix.mixture.model import Mixture, Stats
 from jaxmix.reduction import Blocks
 
+FEW = 2**20
+"""Differences of rows and centers. With fewer, the textbook's way to the labels takes no time, and is less to compile.
+"""
+
 
 def from_responsibilities(model: Any, responsibilities: Array, data: Data) -> Mixture:
     """One M-step from responsibilities of shape (N, K).
@@ -37,7 +41,8 @@ def from_centers(model: Any, centers: Array, active: Array, data: Data) -> Mixtu
       active: Array of shape (K,), bool. Components of others are switched off.
       data: the rows.
     """
-    return _maximized(model, _nearest, active, data, centers=jnp.where(active[:, None], centers, jnp.inf))
+    nearest_of = _nearest_as_written if data.x.size * centers.shape[0] <= FEW else _nearest
+    return _maximized(model, nearest_of, active, data, centers=jnp.where(active[:, None], centers, jnp.inf))
 
 
 def _given(_: None, rows: Rows, num_features: int) -> Array:
@@ -45,7 +50,14 @@ def _given(_: None, rows: Rows, num_features: int) -> Array:
 
 
 def _nearest(centers: nearest.Prepared, rows: Rows, num_features: int) -> Array:
-    found = nearest.labels(centers, rows.x)[0]
+    return _shares(centers, rows, nearest.labels(centers, rows.x)[0])
+
+
+def _nearest_as_written(centers: nearest.Prepared, rows: Rows, num_features: int) -> Array:
+    return _shares(centers, rows, nearest.labels_reference(centers.centers, rows.x))
+
+
+def _shares(centers: nearest.Prepared, rows: Rows, found: Array) -> Array:
     # A center of NaN is nearest to nothing, whatever the labels say.
     known = jnp.where(centers.broken >= 0, jnp.nan, jnp.ones((), rows.x.dtype))
     return known * jax.nn.one_hot(found, centers.centers.shape[0], dtype=rows.x.dtype, axis=0)

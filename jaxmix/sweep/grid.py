@@ -1,27 +1,27 @@
-"""Sweeps: a fit at every point of a grid, as one compiled program, with named axes."""
+"""A function at every point of a grid, as one compiled program, with named axes."""
 
+import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmix import arrays, batches, gmm, memory, validation
+from jaxmix import arrays, batches, memory, validation
 from jaxmix.arrays import described
 from jaxmix.contracts import check_call
-from jaxmix.data import Data
 from jaxmix.pytree import choice, static
 from jaxmix.solve.run import best
 from jaxmix.solver import Fit, Status
 from jaxmix.typing import ArrayLike
 
-SET = {"covariance", "regularization", "num_active"}
-"""The arguments of `gmm.fit_restarts` that `mixtures` sets."""
+PROGRAMS: WeakKeyDictionary = WeakKeyDictionary()
+"""The compiled programs of functions that were swept, for as long as the functions live."""
 
 
 @choice
@@ -110,7 +110,7 @@ class Sweep:
         """A function of one fit, at every point.
 
         Args:
-          function: traceable, such as `lambda fit: metrics.bic(fit.params, x)`.
+          function: traceable, such as `lambda fit: metrics.bic(fit.params, x)`. It is compiled once, as by `grid`.
 
         Returns:
           What it returns, with the axes of the sweep in front. One point is computed after another, so that what a
@@ -118,7 +118,7 @@ class Sweep:
         """
         check_call(function, "function", "of one fit", "fit")
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(self.names) :]), self.fits)
-        return _shaped(jax.jit(partial(jax.lax.map, function))(flat), self.shape)
+        return _shaped(_program(function, 1)((flat,), {}), self.shape)
 
     def to_records(self, **columns: ArrayLike) -> list[dict[str, Any]]:
         """A table for the host: a record for each point, with its coordinates, loss, status, steps and passes.
@@ -168,7 +168,12 @@ def grid(
     Everything that `kmeans.fit` or `gmm.fit` traces can be an axis: keys, `num_active` for K, tolerances, learning
     rates, regularization, the strength of a prior, temperatures, weights. Arguments that set shapes or choose code (the
     covariance family, the solver, `restarts`) cannot: make one grid for each. A fit that fails has its own status and
-    does not affect the others. Each call compiles the function anew.
+    does not affect the others.
+
+    The program is compiled once for a function, and for the shapes and dtypes of the axes: a second call with the same
+    function object compiles nothing. It also does not run the Python code again, so that arrays which the function
+    reads from around it stay those of the first call, as under `jax.jit`. Another function, such as a new lambda, is
+    compiled anew.
 
     Args:
       function: takes one value of each axis, by name, and returns a pytree, such as a `Fit`; traceable.
@@ -210,107 +215,53 @@ def grid(
     size = validation.check_int(num_parallel, "num_parallel", least=1)
     indices = jnp.unravel_index(jnp.arange(num_points), shape)
     flat = {name: value[index] for (name, value), index in zip(values.items(), indices, strict=True)}
-
-    def every(flat: dict[str, Array]) -> Any:
-        return batches.map_batches(lambda point: function(**point), flat, size)
-
-    try:
-        fits = _shaped(jax.block_until_ready(jax.jit(every)(flat)), shape)
-    except jax.errors.JaxRuntimeError as error:
-        if not any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
-            raise
-        side_by_side = f"{min(size, num_points)} of {num_points} points side by side"
-        raise MemoryError(
-            f"The sweep ran out of memory with {side_by_side}: choose a smaller `num_parallel`, or sum over fewer rows "
-            "at a time with `reduce=Blocks(size)`."
-        ) from error
+    with told_of_memory(f"{min(size, num_points)} of {num_points} points"):
+        fits = _shaped(jax.block_until_ready(_program(function, size)((), flat)), shape)
     # The inner axes lie behind the grid's own on every leaf.
     lengths = jax.tree.leaves(fits)[0].shape[len(shape) : len(names)]
     numbers = tuple(jnp.arange(length) for length in lengths)
     return Sweep(names, (*values.values(), *numbers), fits)
 
 
-def mixtures(
-    key: Array,
-    x: ArrayLike | Data,
-    ks: Sequence[int],
-    *,
-    covariances: Sequence[type[gmm.Covariance]] = (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical),
-    regularizations: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    restarts: int = 8,
-    num_parallel: int | None = None,
-    **options: Any,
-) -> dict[str, Sweep]:
-    r"""Mixtures over the number of components, the covariance family and the regularization, as for a BIC table.
-
-    Runs one compiled program for each family: the largest K with components switched off for the smaller ones.
-
-    $$\max_\theta \sum_n w_n \log \sum_{k \le j} \pi_k N(x_n \mid m_k, C_k), \qquad j \in \mathrm{ks}$$
+@contextlib.contextmanager
+def told_of_memory(side_by_side: str) -> Iterator[None]:
+    """Names the arguments to change where the device has too little memory.
 
     Args:
-      key: a PRNG key; the i-th restart has the same one at every point.
-      x: array of shape (N, D), or `Data`.
-      ks: the numbers of components.
-      covariances: covariance families.
-      regularizations: array of shape (number of values,), each as `regularization` of `gmm.fit`; None for its default
-        alone, without an axis.
-      weights: array of shape (N,), non-negative; None for ones.
-      restarts: starts for each point.
-      num_parallel: as in `grid`.
-      options: further arguments of `gmm.fit_restarts`: `solver`, `max_steps`, `atol`, `reduce`, ...
-
-    Returns:
-      A `Sweep` with axes "k", "regularization" (where values are given) and "restart" for each family, by its name.
+      side_by_side: how many of what are computed side by side.
 
     Raises:
-      ValueError: if `ks` is empty or invalid, for options that the sweep sets itself, and as `gmm.fit` does.
-
-    References:
-      Fraley and Raftery (2002), section 3: a table of families and numbers of components.
-
-    Example:
-      >>> import jax
-      >>> from jaxmix import gmm, metrics, sweep
-      >>> x = jax.random.normal(jax.random.key(0), (60, 2))
-      >>> swept = sweep.mixtures(jax.random.key(1), x, [1, 2], covariances=[gmm.Spherical], restarts=2, max_steps=30)
-      >>> bic = swept["Spherical"].best("restart").map(lambda fit: metrics.bic(fit.params, x))
-      >>> bic.shape
-      (2,)
+      MemoryError: in place of the error of JAX.
     """
-    taken = SET & set(options)
-    if taken:
-        raise ValueError(f"`mixtures` sets {sorted(taken)} by itself. For other fits, call `grid`.")
-    known = inspect.signature(gmm.fit_restarts).parameters
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        left = [name for name in known if name not in (*inspect.signature(mixtures).parameters, "k", *SET)]
-        raise ValueError(f"`mixtures` has no arguments {unknown}. Its options are {left}, of `gmm.fit_restarts`.")
-    ks = [validation.check_int(k, "ks", least=1) for k in ks]
-    data = validation.as_data(x, weights)
-    if not ks:
-        raise ValueError("`ks` must hold at least one number of components.")
-    validation.check_count(max(ks), data, "max(ks)")
-    axes = {"k": jnp.asarray(ks)}
-    if regularizations is not None:
-        axes["regularization"] = validation.as_floating(regularizations, "regularizations").astype(data.x.dtype)
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        raise MemoryError(
+            f"The sweep ran out of memory with {side_by_side} side by side: choose a smaller `num_parallel`, or sum "
+            "over fewer rows at a time with `reduce=Blocks(size)`."
+        ) from error
 
-    def every(covariance: type[gmm.Covariance]) -> Sweep:
-        def fits(k: Array, **swept: Array) -> Fit:
-            return gmm.fit_restarts(
-                key,
-                data,
-                max(ks),
-                covariance=covariance,
-                **swept,
-                restarts=restarts,
-                num_active=k,
-                **options,
-            )
 
-        return grid(fits, axes, "restart", num_parallel=num_parallel)
+def _program(function: Callable[..., Any], size: int) -> Callable[[tuple, dict[str, Any]], Any]:
+    """The compiled program of a function at every point along the leading axis of its arguments, `size` side by side.
 
-    return {covariance.__name__: every(covariance) for covariance in covariances}
+    It is kept for as long as the function lives, and does not keep it alive. A function that cannot be kept, such as
+    the method of an object, is compiled anew.
+    """
+    try:
+        kept, alive = PROGRAMS.setdefault(function, {}), ref(function)
+    except TypeError:
+        kept, alive = {}, lambda: function
+    if size not in kept:
+
+        def every(args: tuple, kwargs: dict[str, Any]) -> Any:
+            traced: Any = alive()
+            return batches.map_batches(lambda point: traced(*point[0], **point[1]), (args, kwargs), size)
+
+        kept[size] = jax.jit(every)
+    return kept[size]
 
 
 def _check_arguments(function: Any, axes: Mapping[str, ArrayLike]) -> None:
