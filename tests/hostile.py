@@ -148,8 +148,8 @@ def weighted() -> dict[str, Rows]:
     return {name: Rows(x, weights) for name, (x, weights) in kinds.items()}
 
 
-def wide() -> dict[str, Rows]:
-    """Kinds of thirty columns."""
+def of_thirty_columns() -> dict[str, Rows]:
+    """Kinds of as many columns."""
     random = np.random.default_rng(3)
     normal = random.normal(size=(120, WIDE))
     kinds = {
@@ -189,16 +189,16 @@ def refused() -> dict[str, Rows]:
 
 
 @functools.cache
-def kinds(dtype: Any) -> dict[str, Rows]:
-    """Every kind, in a dtype."""
-    found = narrow(dtype) | wide() | refused()
-    return {name: filled(rows, dtype) for name, rows in found.items()}
-
-
-@functools.cache
 def narrow(dtype: Any) -> dict[str, Rows]:
     """Every kind of three columns that is not refused."""
     return ordinary() | at_the_limits(dtype) | weighted()
+
+
+@functools.cache
+def kinds(dtype: Any, *, wide: bool = False) -> dict[str, Rows]:
+    """Every kind of one width, in a dtype."""
+    found = of_thirty_columns() if wide else narrow(dtype) | refused()
+    return {name: filled(rows, dtype) for name, rows in found.items()}
 
 
 def filled(rows: Rows, dtype: Any) -> Rows:
@@ -290,7 +290,7 @@ def squares_overflow(x: np.ndarray) -> bool:
 
 
 def may_rise(model: str, fits: Fit, x: np.ndarray) -> bool:
-    """Whether a tied family whitens rows to numbers of which fewer than half the digits are left (docs/precision.md)."""
+    """Whether a tied family leaves whitened rows fewer than half their digits, as docs/precision.md says."""
     if not model.startswith("Tied"):
         return False
     offsets = np.abs(np.asarray(x, float) - np.mean(x, axis=0, dtype=float))
