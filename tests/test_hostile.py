@@ -1,4 +1,4 @@
-"""Fits of hostile data end finite, or are refused with a sentence: a table of kinds, and what hypothesis makes of it."""
+"""Fits of hostile data end finite, or are refused with a sentence: a table of kinds, and what is drawn from it."""
 
 from typing import Any
 
