@@ -69,16 +69,19 @@ def test_a_power_of_two_changes_no_bit_of_a_fit(family, name, dtype, rtol, data)
     assert_loss_is_shifted(found, plain, factors, total, rtol)
 
 
+def begin(x: np.ndarray, family: str, start: str) -> dict[str, Any]:
+    """A mixture of labels that are nearly those of the clusters, or the default."""
+    problem = gmm.GaussianMixture(FAMILIES[family])
+    labels = np.arange(len(x)) // 50 % 3
+    return {} if start == "a key" else {"init": gmm.start.from_labels(labels, x, 3, problem=problem)}
+
+
 @pytest.mark.parametrize("start", ["a key", "a mixture"])
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 1e-4)])
 @pytest.mark.parametrize(("family", "name"), pairs(FACTORS))
 def test_any_factor_changes_a_fit_by_rounding(family, name, dtype, rtol, start):
-    factors = np.array(FACTORS[name], dtype)
-    problem, labels = gmm.GaussianMixture(FAMILIES[family]), np.arange(len(CLUSTERS)) // 50 % 3
-    plain, found = (
-        fits(x, family, **({} if start == "a key" else {"init": gmm.start.from_labels(labels, x, 3, problem=problem)}))
-        for x in (CLUSTERS.astype(dtype), CLUSTERS.astype(dtype) * factors)
-    )
+    factors, rows = np.array(FACTORS[name], dtype), CLUSTERS.astype(dtype)
+    plain, found = (fits(x, family, **begin(x, family, start)) for x in (rows, rows * factors))
     for part, value in parts(found.params, factors).items():
         wanted = parts(plain.params)[part]
         np.testing.assert_allclose(value, wanted, rtol=rtol, atol=rtol * np.abs(wanted).max(), err_msg=part)
