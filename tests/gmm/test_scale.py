@@ -24,13 +24,20 @@ ROWS = {"clusters": CLUSTERS, "iris": IRIS}
 # About 1e-6 to 1e6.
 POWERS = {"smaller": [-20, -20, -20, -20], "larger": [20, 20, 20, 20], "each": [-20, 7, 20, -3]}
 FACTORS = {"smaller": [3.7e-5] * 3, "larger": [2.9e4] * 3, "each": [3.7e-5, 2.9e4, 0.31]}
-QUICK = ("Full", "each")
+DTYPES = (np.float64, np.float32)
 
 
-def pairs(cases: dict[str, list]) -> list[Any]:
-    """Families, and the factors with which maximum likelihood of a family scales."""
-    found = [(family, name) for family in FAMILIES for name in cases if family not in ROUND or name != "each"]
-    return [pytest.param(*pair, marks=[] if pair == QUICK else pytest.mark.slow) for pair in found]
+def cases(factors: dict[str, list], more: tuple[str, ...], quick: tuple[Any, ...]) -> list[Any]:
+    """Families, factors with which their maximum likelihood scales, dtypes, and one choice more."""
+    found = [
+        (family, name, dtype, one)
+        for family in FAMILIES
+        for name in factors
+        if family in EACH or name != "each"
+        for dtype in DTYPES
+        for one in more
+    ]
+    return [pytest.param(*case, marks=[] if case == quick else pytest.mark.slow) for case in found]
 
 
 def fits(x: np.ndarray, family: str, k: int = 3, **options: Any) -> Any:
@@ -54,10 +61,10 @@ def assert_loss_is_shifted(found: Any, plain: Any, factors: np.ndarray, total: f
     np.testing.assert_allclose(found.loss, np.asarray(plain.loss, float) + shift, rtol=0, atol=rtol * size)
 
 
-@pytest.mark.parametrize("data", ["clusters", pytest.param("iris", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 1e-6)])
-@pytest.mark.parametrize(("family", "name"), pairs(POWERS))
-def test_a_power_of_two_changes_no_bit_of_a_fit(family, name, dtype, rtol, data):
+@pytest.mark.parametrize(
+    ("family", "name", "dtype", "data"), cases(POWERS, ("clusters", "iris"), ("Full", "each", np.float64, "clusters"))
+)
+def test_a_power_of_two_changes_no_bit_of_a_fit(family, name, dtype, data):
     x, weights = ROWS[data].astype(dtype), WEIGHTS.astype(dtype) if data == "clusters" else None
     factors = np.ldexp(dtype(1), POWERS[name][: x.shape[1]]).astype(dtype)
     found, plain = fits(x * factors, family, weights=weights), fits(x, family, weights=weights)
@@ -66,7 +73,7 @@ def test_a_power_of_two_changes_no_bit_of_a_fit(family, name, dtype, rtol, data)
     for field in ("num_steps", "status", "held_up"):
         np.testing.assert_array_equal(getattr(found, field), getattr(plain, field), err_msg=field)
     total = len(x) if weights is None else float(weights.sum(dtype=float))
-    assert_loss_is_shifted(found, plain, factors, total, rtol)
+    assert_loss_is_shifted(found, plain, factors, total, 1e-12 if dtype == np.float64 else 1e-6)
 
 
 def begin(x: np.ndarray, family: str, start: str) -> dict[str, Any]:
@@ -76,10 +83,11 @@ def begin(x: np.ndarray, family: str, start: str) -> dict[str, Any]:
     return {} if start == "a key" else {"init": gmm.start.from_labels(labels, x, 3, problem=problem)}
 
 
-@pytest.mark.parametrize("start", ["a key", "a mixture"])
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 1e-4)])
-@pytest.mark.parametrize(("family", "name"), pairs(FACTORS))
-def test_any_factor_changes_a_fit_by_rounding(family, name, dtype, rtol, start):
+@pytest.mark.parametrize(
+    ("family", "name", "dtype", "start"), cases(FACTORS, ("a key", "a mixture"), ("Full", "each", np.float32, "a key"))
+)
+def test_any_factor_changes_a_fit_by_rounding(family, name, dtype, start):
+    rtol = 1e-9 if dtype == np.float64 else 1e-4
     factors, rows = np.array(FACTORS[name], dtype), CLUSTERS.astype(dtype)
     plain, found = (fits(x, family, **begin(x, family, start)) for x in (rows, rows * factors))
     for part, value in parts(found.params, factors).items():
