@@ -258,18 +258,33 @@ def fault(model: str, rows: Rows, k: int, *, num_active: int | None = None, **op
         wrong.add(Status.LOSS_ROSE)
     if wrong:
         return ", ".join(sorted(status.name for status in wrong))
-    of_kmeans = model.startswith("K-means")
-    # Centers that are off stand at infinity.
-    parts = fits.params[:, : num_active or k] if of_kmeans else fits.params.components
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parts)):
-        return "parameters"
-    if not of_kmeans:
-        shares = np.exp(np.asarray(fits.params.log_weights, float))
-        if not np.allclose(shares.sum(axis=1), 1, rtol=1e-5):
-            return "weights"
-    elif np.isposinf(fits.loss).any() and squares_overflow(present):
-        return ""  # J in squared units has no number
-    return "" if np.isfinite(fits.loss).all() else "loss"
+    if model.startswith("K-means"):
+        # Centers that are off stand at infinity.
+        centers = np.asarray(fits.params)[:, : num_active or k]
+        if not np.isfinite(centers).all():
+            return "centers"
+        return "" if is_cost(np.asarray(fits.loss), centers, present, weights[weights > 0]) else f"J is {fits.loss}"
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fits.params.components)):
+        return "components"
+    shares = np.exp(np.asarray(fits.params.log_weights, float))
+    if not np.allclose(shares.sum(axis=1), 1, rtol=1e-5):
+        return "shares"
+    return "" if np.isfinite(fits.loss).all() else f"loss is {fits.loss}"
+
+
+def is_cost(losses: np.ndarray, centers: np.ndarray, x: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether every loss is the cost of its centers, to rounding, or infinite where that is beyond the dtype."""
+    info = np.finfo(x.dtype)
+    # Their range is that of no dtype.
+    wide, counts = x.astype(np.longdouble), weights.astype(np.longdouble)
+    distances = np.square(wide[None, :, None] - centers[:, None].astype(np.longdouble)).sum(axis=-1)
+    costs = distances.min(axis=-1) @ counts
+    # Rounding of the sum, and of distances that vanish beside the coordinates; what underflows is 0.
+    vanishing = counts.sum() * (20 * float(info.eps) * np.abs(wide).max()) ** 2
+    slack = 100 * float(info.eps) * costs + vanishing + 4 * (counts.sum() + len(x)) * float(info.tiny)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(losses - costs) <= slack
+    return bool((near | (np.isposinf(losses) & (costs > float(info.max) / 16))).all())
 
 
 def is_data(present: np.ndarray, weights: np.ndarray) -> bool:
