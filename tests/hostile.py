@@ -142,6 +142,8 @@ def weighted() -> dict[str, Rows]:
         "weights of many magnitudes": (TWO, 10.0 ** random.uniform(-30, 30, 120)),
         "an outlier of weight 1e-12": (np.concatenate([TWO, [[1e8] * 3]]), np.append(ones, 1e-12)),
         "an outlier of weight 1e12": (np.concatenate([TWO, [[1e8] * 3]]), np.append(ones, 1e12)),
+        "weights of 1e30 on values of 1e15": (1e15 * TWO, 1e30 * ones),
+        "weights of 1e-30 on values of 1e-15": (1e-15 * TWO, 1e-30 * ones),
         "weights of 1e30 on values of 1e-30": (1e-30 * TWO, 1e30 * ones),
         "weights of 1e-30 on values of 1e30": (1e30 * TWO, 1e-30 * ones),
     }
