@@ -250,7 +250,7 @@ def fault(model: str, rows: Rows, k: int, *, num_active: int | None = None, **op
         fits = MODELS[model](x, k, weights, num_active=active, **options)
     except ValueError as error:
         # Squares beyond the dtype may be scaled away, or refused.
-        allowed = must_be_refused or squares_overflow(present)
+        allowed = must_be_refused or squares_overflow(present, weights)
         return "" if allowed and is_sentence(str(error)) else f"refused: {error}"
     if must_be_refused:
         return "not refused"
@@ -300,10 +300,10 @@ def is_sentence(text: str) -> bool:
     return text.startswith("`") and text.rstrip().endswith(".") and len(text.split()) > 5
 
 
-def squares_overflow(x: np.ndarray) -> bool:
-    """Whether J of some rows may be beyond the dtype."""
-    with np.errstate(over="ignore"):
-        return not np.isfinite(len(x) * np.square(4 * x)).all()
+def squares_overflow(x: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether sums of squares of rows, with their weights or without, may be beyond the dtype."""
+    largest, total = 4 * np.abs(x).max().astype(np.longdouble), max(weights.sum(dtype=np.longdouble), len(x))
+    return bool(total * largest**2 > np.finfo(x.dtype).max)
 
 
 def may_rise(model: str, fits: Fit, x: np.ndarray) -> bool:
