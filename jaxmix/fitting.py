@@ -171,7 +171,8 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 
 @partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
 def _from_seeds(key, active, refine, *common, init, restarts, **fixed):
-    return fits_from(seeds(key, active, refine, common[2], fixed["k"], init, restarts), common, fixed)
+    data = common[2]._replace(scale=common[0].seeding_scale())
+    return fits_from(seeds(key, active, refine, data, fixed["k"], init, restarts), common, fixed)
 
 
 @partial(jax.jit, static_argnames=_STATIC)

@@ -13,6 +13,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxmix import linalg, memory
+from jaxmix.data import Data
 
 MEAN_BLOCK = 200_000
 """Numbers in a block of rows whose mean is taken at once."""
@@ -92,9 +93,14 @@ def scale_of(x: Array) -> Array | None:
     return scale_within(low, high, x.dtype)
 
 
-def scale_within(low: Any, high: Any, dtype: Any) -> Array | None:
-    """`scale_of` numbers of which the least and the largest are known, and finite."""
-    shift = _shift(np.frexp(max(abs(float(low)), abs(float(high))))[1], dtype, np)
+def distance_scale(data: Data) -> Array | None:
+    """What rows are multiplied by before distances are taken: what the data say, or `scale_of` the rows."""
+    return scale_of(data.x) if data.scale is None else data.scale
+
+
+def scale_within(low: Any, high: Any, dtype: Any, total: float = 1.0) -> Array | None:
+    """`scale_of` numbers of which the least and the largest are known, and finite, and the sum of their weights."""
+    shift = _shift(np.frexp(max(abs(float(low)), abs(float(high))))[1], dtype, np, int(np.frexp(total)[1]))
     return memory.copied(np.ldexp(np.ones((), dtype), shift)) if shift else None
 
 
@@ -103,7 +109,8 @@ class Frame(NamedTuple):
 
     Attributes:
       origin: Array of shape (D,), what is subtracted.
-      scale: Array of shape (), the power of two by which differences are multiplied; None for 1.
+      scale: Array of shape (), or (D,) for each feature its own, the powers of two by which differences are
+        multiplied; None for 1.
 
     Example:
       >>> frame = Frame(jnp.array([8.0]), jnp.array(2.0))
@@ -124,7 +131,7 @@ class Frame(NamedTuple):
             width = self.origin.shape[0]
             raise ValueError(f"Rows and parameters need one width D, got {points.shape} for rows of {width} features.")
         moved = points - self.origin.reshape((1,) * (points.ndim - 1) + (-1,))
-        return moved if self.scale is None else moved * self.scale
+        return times(moved, self.scale)
 
     @property
     def inverse(self) -> "Frame":
@@ -132,6 +139,39 @@ class Frame(NamedTuple):
         if self.scale is None:
             return Frame(-self.origin)
         return Frame(-self.origin * self.scale, 1 / self.scale)
+
+
+def times(points: Array, scale: Array | None) -> Array:
+    """Points of shape (..., D) times a scale of shape () or (D,); as they are for None.
+
+    Example:
+      >>> times(jnp.ones((1, 2)), jnp.array([2.0, 3.0])).tolist()
+      [[2.0, 3.0]]
+    """
+    if scale is None:
+        return points
+    return points * (scale.reshape((1,) * (points.ndim - 1) + (-1,)) if scale.ndim else scale)
+
+
+def unit_of(sizes: Array) -> Array:
+    """The powers of two that bring positive numbers between a half and 1, where their range allows it.
+
+    Args:
+      sizes: Array of any shape, positive.
+
+    Returns:
+      Array of the same shape.
+
+    Example:
+      >>> unit_of(jnp.array([0.75, 1.0, 12.0])).tolist()
+      [1.0, 0.5, 0.0625]
+    """
+    info = jnp.finfo(sizes.dtype)
+    if isinstance(sizes, Tracer):
+        return _power_of_two(jnp.clip(-jnp.frexp(sizes)[1], info.minexp, -info.minexp), sizes.dtype)
+    with jax.ensure_compile_time_eval():
+        shifts = np.clip(-np.frexp(np.asarray(memory.on_host(sizes)))[1], info.minexp, -info.minexp)
+        return memory.copied(np.ldexp(np.ones((), sizes.dtype), shifts))
 
 
 def exact_origin(x: Any, weights: Any) -> Any:
@@ -205,16 +245,19 @@ def unscaled(tree: Any, scale: Array | None, *, power: int = 1) -> Any:
     """
     if scale is None:
         return tree
-    # One factor after another: their product may be out of range where the result is not.
+    # One factor after another: their product may be out of range where the result is not. XLA would divide by it.
+    inverse = jax.lax.optimization_barrier(1 / scale)
     for _ in range(power):
-        tree = jax.tree.map(lambda leaf: leaf / scale, tree)
+        tree = jax.tree.map(lambda leaf: leaf * inverse, tree)
     return tree
 
 
-def _shift(exponent: Any, dtype: Any, xp: Any) -> Any:
-    """By how many powers of two to scale numbers of which the largest is below 2**exponent."""
+def _shift(exponent: Any, dtype: Any, xp: Any, weight: int = 0) -> Any:
+    """By how many powers of two to scale numbers below 2**exponent, of which the weights are below 2**weight in all."""
     info = jnp.finfo(dtype)
-    least, most = info.minexp // 2 + info.nmant + 4, info.maxexp // 3
+    least = info.minexp // 2 + info.nmant + 4
+    # Weighted sums of squares of differences, over many features.
+    most = min(info.maxexp // 3, (info.maxexp - weight - 16) // 2)
     # The largest numbers are kept as large as they may be, so that the squares of others do not underflow.
     shift = xp.where(exponent > most, most - exponent, xp.where(exponent < least, -exponent, 0))
     return xp.clip(shift, info.minexp, -info.minexp)

@@ -24,7 +24,7 @@ def squared_distances(x: Array, centers: Array, scale: Array | None = None) -> A
     Args:
       x: Array of shape (N, D).
       centers: Array of shape (K, D).
-      scale: of shape (), what rows and centers are multiplied by; see `frame.scale_of`. None for 1.
+      scale: of shape () or (D,), what rows and centers are multiplied by; see `frame.scale_of`. None for 1.
 
     Returns:
       Array of shape (N, K), in the dtype of the arguments, in squared units of `x` times `scale`.
@@ -40,7 +40,8 @@ def squared_distances(x: Array, centers: Array, scale: Array | None = None) -> A
     if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1]:
         raise ValueError(f"Rows (N, D) and centers (K, D) need one width D, got {x.shape} and {centers.shape}.")
     if scale is not None:
-        x, centers = x * scale, centers * scale
+        factors = jnp.broadcast_to(scale, x.shape[1:])[None]
+        x, centers = x * factors, centers * factors
     return jnp.sum(jnp.square(x[:, None, :] - centers[None, :, :]), axis=-1)
 
 

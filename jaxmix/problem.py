@@ -87,6 +87,30 @@ class Problem:
         """
         return self
 
+    def unit(self) -> Array | None:
+        """Powers of two by which rows are multiplied for a fit, of shape () or (D,), so that squares are within range.
+
+        The default: None, for 1. It is asked of a calibrated problem that can be moved.
+        """
+        return None
+
+    def loss_shift(self, params: Params, frame: Frame, total: Array) -> Array | float:
+        """By how much the loss of moved rows exceeds that of the rows as the caller has them. The default: 0.
+
+        Args:
+          params: in the frame.
+          frame: where the rows are moved.
+          total: of shape (), the sum of their weights.
+        """
+        return 0.0
+
+    def seeding_scale(self) -> Array | None:
+        """What seedings multiply the features by to measure distances, of shape (D,). The default: None, for 1.
+
+        It is asked of a calibrated problem.
+        """
+        return None
+
     def bind(self, rows: Rows, reduce: Any) -> "Problem":
         """The problem for these rows, once per fit, where it depends on all of them. The default: itself.
 
@@ -140,6 +164,13 @@ class Problem:
         The default: None, for a problem without such components. It is called once, at the end of a fit.
         """
         return None
+
+    def loss_rounding(self, params: Params) -> Array | float:
+        """How far rounding of the parameters may move the loss, per unit of weight. The default: 0.
+
+        A rise of the loss within it, or within the rounding of the sum, does not end a fit with `LOSS_ROSE`.
+        """
+        return 0.0
 
     def em_step(self, params: Params, rows: Rows, reduce: Any) -> tuple[Params, Array]:
         """One step of EM, and the loss, penalty included, at the parameters that it started from.

@@ -259,8 +259,7 @@ _switched_off = jax.jit(switched_off)
 # Inlined, so that the programs of fits are what they would be without.
 @partial(jax.jit, static_argnames=("k", "rounds", "num_drawn", "trials"), inline=True)
 def _parallel(key: Array, data: Data, k: int, rounds: int, num_drawn: int, trials: int | None) -> Array:
-    x, weights, origin = data
-    scale = frame.scale_of(x)
+    x, weights, scale = data.x, data.weights, frame.distance_scale(data)
     first_key, key, last_key = jax.random.split(key, 3)
     first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
 
@@ -274,14 +273,13 @@ def _parallel(key: Array, data: Data, k: int, rounds: int, num_drawn: int, trial
     # Of equal candidates the first owns the rows, and the others weigh nothing.
     owners = _nearest(x, candidates, scale)[1]
     owned = segments.sum_by_label(weights[:, None], owners, candidates.shape[0])[:, 0]
-    return kmeans_plus_plus(last_key, Data(candidates, owned, origin), k, trials=trials)
+    return kmeans_plus_plus(last_key, data._replace(x=candidates, weights=owned), k, trials=trials)
 
 
 @partial(jax.jit, static_argnames=("k", "trials", "farthest"), inline=True)
 def _one_by_one(key: Array, data: Data, k: int, trials: int, *, farthest: bool = False) -> Array:
     """Grows a set of centers by the best of some rows, or by the farthest row from the centers so far."""
-    x, weights, _ = data
-    scale = frame.scale_of(x)
+    x, weights, scale = data.x, data.weights, frame.distance_scale(data)
     # All random numbers at once, and flat: the generator is much of what there is to compile. Row i does not depend
     # on K.
     points = jax.random.uniform(key, (k * trials,), x.dtype).reshape(k, trials)

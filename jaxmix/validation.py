@@ -100,7 +100,8 @@ def as_data_and_unit(
             if max(-low, high) >= 2 ** jnp.finfo(rows.dtype).nmant:
                 arrays.check_exact(x, data.x, "x", counts > 0)
             origin = as_jax(frame.exact_origin(rows, counts))
-            return data._replace(origin=origin), frame.scale_within(low, high, data.x.dtype)
+            scale = frame.scale_within(low, high, data.x.dtype, float(counts.sum()))
+            return data._replace(origin=origin), scale
     data = _set_to_nan(_shaped_data(x, weights, width))
     return data._replace(origin=frame.exact_origin(data.x, data.weights)), frame.scale_of(data.x)
 
@@ -112,16 +113,16 @@ def _in_place(x: ArrayLike, weights: ArrayLike | None, width: int, *, has_weight
     if not isinstance(x, np.ndarray) or x.ndim != 2 or not x.size or not is_floating:
         return None
     check_width(x.shape[1], width)
+    # A product reads the rows once. It overflows where rows are finite but large: those take the longer way.
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        flat = x.ravel(order="K")
+        if not math.isfinite(np.dot(flat, flat)):
+            return None
     given = np.ones(x.shape[0], x.dtype) if weights is None else as_floating(weights, "weights").astype(x.dtype)
-    if not is_concrete(given) or given.shape != x.shape[:1]:
-        return None
-    counts = memory.on_host(given)
-    with np.errstate(invalid="ignore"):
-        low, high = x.min(), x.max()
-        is_plain = (counts > 0).all() and math.isfinite(low) and math.isfinite(high)
-    if not is_plain:
-        return None
-    _check_values(x, counts, low, high, has_weights=has_weights)
+    if weights is not None:
+        if not is_concrete(given) or given.shape != x.shape[:1] or not (memory.on_host(given) > 0).all():
+            return None
+        _check_values(x, memory.on_host(given), 0.0, 0.0, has_weights=has_weights)
     rows: Any = x
     return Data(rows, as_jax(given), memory.copied(np.zeros(x.shape[1], x.dtype)))
 

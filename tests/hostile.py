@@ -311,9 +311,10 @@ def may_rise(model: str, fits: Fit, x: np.ndarray) -> bool:
     if not model.startswith("Tied"):
         return False
     offsets = np.abs(np.asarray(x, float) - np.mean(x, axis=0, dtype=float))
+    scales = np.asarray(fits.params.components.covariance[0], float)
     with np.errstate(all="ignore"):
-        covariances = np.asarray(fits.params.covariances, float)[:, 0]
-        whitened = [np.abs(np.linalg.inv(np.linalg.cholesky(one))) @ offsets.max(axis=0) for one in covariances]
+        inverses = np.abs(np.linalg.inv(scales)) if model == "Tied" else 1 / scales
+        whitened = [one @ offsets.max(axis=0) if model == "Tied" else one * offsets.max(axis=0) for one in inverses]
     return np.max(whitened) > float(np.finfo(x.dtype).eps) ** -0.5
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -18,11 +19,14 @@ def mixture_loss(params: Any, x: Any, weights: Any, noise: Any = 0.0) -> tuple[f
     """
     log_weights = np.asarray(params.log_weights, float)
     on = np.isfinite(log_weights)
-    means, covariances = np.asarray(params.means, float)[on], np.asarray(params.covariances, float)[on]
+    # Squares of wide float32 numbers are beyond float32.
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
+    means, covariances = params.means[on], np.asarray(params.covariances)[on]
+    noise = np.broadcast_to(noise, params.means.shape)[on]
     shifted = np.asarray(x, float)[None] - means[:, None]
     squares = (shifted * np.swapaxes(np.linalg.solve(covariances, np.swapaxes(shifted, 1, 2)), 1, 2)).sum(-1)
     determinants = np.linalg.slogdet(2 * np.pi * covariances)[1]
-    traces = (np.diagonal(np.linalg.inv(covariances), axis1=1, axis2=2) * np.asarray(noise, float)).sum(axis=1)
+    traces = (np.diagonal(np.linalg.inv(covariances), axis1=1, axis2=2) * noise).sum(axis=1)
     joint = log_weights[on, None] - 0.5 * (squares + (determinants + traces)[:, None])
     sizes = np.linalg.eigvalsh(covariances)
     loss = -np.asarray(weights, float) @ np.logaddexp.reduce(joint, axis=0)

@@ -96,6 +96,7 @@ def test_a_restart_is_the_same_fit_to_the_bit_whatever_their_number(family):
     assert len(np.unique(fits[5].trace[:, 0])) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [gmm.Diagonal, gmm.Spherical])
 def test_starts_of_mixtures_have_the_same_bits_whatever_their_number(family):
     x = np.asarray(rows()[:300, :5])

@@ -35,11 +35,14 @@ def run(page: Path) -> None:
             assert checker.check_output(shown, printed.getvalue(), flags), difference
 
 
+LONG = ("index.md", "extend.md", "coming_from.md", "collapse.md")
+
+
 @pytest.mark.parametrize(
     "page",
     [
         # The first page of the site is a part of README.md.
-        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name == "index.md" else [])
+        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else [])
         for page in PAGES
         if blocks(page, "python")
     ],

@@ -708,8 +708,11 @@ def _():
 
 @formula("start", "gmm.start.from_centers")
 def _():
-    theta = gmm.start.from_centers(U, DATA, problem=EXACT)
-    same(theta.weights, COUNTS / TOTAL)
-    same(theta.means, MEANS)
-    own = [np.cov(X[k == Z].T, aweights=W[k == Z], bias=True) for k in range(K)]
-    same(theta.covariances, own)
+    theta = gmm.start.from_centers(U, DATA, problem=gmm.GaussianMixture(gmm.Diagonal, regularization=0.0))
+    deviations = np.sqrt(np.diag(np.cov(X.T, aweights=W, bias=True)))
+    labels = nearest(X / deviations, U / deviations)
+    resp = indicators(labels)
+    same(theta.weights, W @ resp / TOTAL)
+    same(theta.means, means(X, W, resp))
+    own = [np.cov(X[k == labels].T, aweights=W[k == labels], bias=True) for k in range(K)]
+    same(theta.covariances, [np.diag(np.diag(each)) for each in own])

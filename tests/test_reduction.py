@@ -29,6 +29,7 @@ def test_blocks_equal_the_whole(size):
     np.testing.assert_allclose(objective(size).value(CENTERS), loss, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_gradients_through_blocks_equal_those_of_the_whole():
     whole = jax.grad(lambda centers: kmeans.objective(centers, X, weights=DATA.weights))(CENTERS)
     for size in (16, 50):

@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxmix import batches
 from jaxmix.data import Data
-from jaxmix.frame import scale_of
+from jaxmix.frame import distance_scale
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.pytree import choice, static
 from jaxmix.reduction import Blocks
@@ -38,7 +38,7 @@ class Lloyd:
         """Centers of shape (R, K, D) after the steps; those at infinity stay."""
         problem, zero = KMeans(), jnp.zeros((), data.x.dtype)
         k, reduce = centers.shape[1], Blocks()
-        frame, rows = moved_rows(problem, k, data, scale_of(data.x), reduce, weighted=True)
+        frame, rows = moved_rows(problem, k, data, distance_scale(data), reduce, weighted=True)
         setting = framed(problem, k, data, rows, frame, reduce)
         last = partial(last_params, setting, EM(), rtol=zero, atol=zero, max_steps=self.max_steps)
         return batches.map_batches(last, centers, batches.num_parallel())

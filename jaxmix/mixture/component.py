@@ -120,6 +120,25 @@ class Component:
         """The component with what it takes from all rows, as `Problem.calibrate` has it. The default: itself."""
         return self
 
+    def unit(self) -> Array | None:
+        """Powers of two by which rows are multiplied, as `Problem.unit` has it. The default: None, for 1."""
+        return None
+
+    def loss_shift(self, params: Any, is_on: Array, frame: Frame, total: Array) -> Array | float:
+        """What moving the rows adds to the loss, as `Problem.loss_shift` has it. The default: 0.
+
+        Args:
+          params: in the frame.
+          is_on: Array of shape (K,), bool.
+          frame: where the rows are moved.
+          total: of shape (), the sum of their weights.
+        """
+        return 0.0
+
+    def seeding_scale(self) -> Array | None:
+        """What features are multiplied by for distances, as `Problem.seeding_scale` has it. The default: None."""
+        return None
+
     def bind(self, rows: Rows, reduce: Any) -> "Component":
         """The component for the rows of one fit, as `Problem.bind` has it. The default: itself.
 
@@ -133,6 +152,10 @@ class Component:
 
     def held_up(self, params: Any) -> Array | None:
         """Which components are degenerate, as `Problem.held_up` has it, of shape (K,). The default: None."""
+        return None
+
+    def loss_rounding(self, params: Any) -> Array | None:
+        """How far rounding may move the log density of a row, of shape (K,), as `Problem.loss_rounding` has it."""
         return None
 
     def recenter(self, counts: Array, moments: Any, params: Any, new: Any) -> Any:

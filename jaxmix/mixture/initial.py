@@ -1,7 +1,7 @@
 """The parameters of a mixture from shares of rows, before any mixture has seen them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.data import Data, Rows
-from jaxmix.frame import Frame
+from jaxmix.frame import Frame, times
 from jaxmix.kernels import nearest
 from jaxmix.mixture.component import Component, total
 from jaxmix.mixture.model import Mixture, Stats
@@ -49,12 +49,20 @@ def _given(_: None, rows: Rows, num_features: int) -> Array:
     return rows.x[:, num_features:].T
 
 
-def _nearest(centers: nearest.Prepared, rows: Rows, num_features: int) -> Array:
-    return _shares(centers, rows, nearest.labels(centers, rows.x)[0])
+class _Centers(NamedTuple):
+    """Centers, and what differences are multiplied by before they are squared."""
+
+    prepared: nearest.Prepared
+    scale: Array | None
 
 
-def _nearest_as_written(centers: nearest.Prepared, rows: Rows, num_features: int) -> Array:
-    return _shares(centers, rows, nearest.labels_reference(centers.centers, rows.x))
+def _nearest(held: _Centers, rows: Rows, num_features: int) -> Array:
+    return _shares(held.prepared, rows, nearest.labels(held.prepared, times(rows.x, held.scale))[0])
+
+
+def _nearest_as_written(held: _Centers, rows: Rows, num_features: int) -> Array:
+    centers = held.prepared
+    return _shares(centers, rows, nearest.labels_reference(centers.centers, times(rows.x, held.scale)))
 
 
 def _shares(centers: nearest.Prepared, rows: Rows, found: Array) -> Array:
@@ -76,14 +84,15 @@ def _maximized(
     k, num_features = is_on.shape[0], data.x.shape[1]
     component = model.component
     params = component.initial(k, num_features, data.x.dtype)
-    # Around the rows' origin, so that moments about zero keep their digits.
-    frame = Frame(data.origin)
+    # Around the rows' origin, so that moments about zero keep their digits, and in the unit of the fit.
+    frame = Frame(data.origin, component.unit())
     found = component.moved(params, frame)
-    x = data.x
+    x, distance_scale = data.x, component.seeding_scale()
     if found is not None:
         component, x = found[0], frame.apply(x)
         centers = None if centers is None else frame.apply(centers)
-    held = None if centers is None else nearest.prepare(centers)
+        distance_scale = component.seeding_scale()
+    held = None if centers is None else _Centers(nearest.prepare(times(centers, distance_scale)), distance_scale)
     extended = x if columns is None else jnp.concatenate([x, columns], axis=1)
     reduce = Blocks()
     rows = reduce.cut(extended, data.weights, component.footprint(k, num_features))

@@ -111,6 +111,18 @@ class MixtureModel(Problem):
         """With the component calibrated on these rows."""
         return MixtureModel(self.component.calibrate(data), self.assignment)
 
+    def unit(self) -> Array | None:
+        """That of the component."""
+        return self.component.unit()
+
+    def loss_shift(self, params: Mixture, frame: Frame, total: Array) -> Array | float:
+        """That of the component."""
+        return self.component.loss_shift(params.components, params.is_on, frame, total)
+
+    def seeding_scale(self) -> Array | None:
+        """That of the component."""
+        return self.component.seeding_scale()
+
     def bind(self, rows: Rows, reduce: Any) -> "MixtureModel":
         """With the component for these rows."""
         return MixtureModel(self.component.bind(rows, reduce), self.assignment)
@@ -135,6 +147,11 @@ class MixtureModel(Problem):
         """What the component says of those that are on."""
         found = self.component.held_up(params.components)
         return None if found is None else found & params.is_on
+
+    def loss_rounding(self, params: Mixture) -> Array | float:
+        """That of the components, for each row of theirs."""
+        found = self.component.loss_rounding(params.components)
+        return 0.0 if found is None else jnp.sum(jnp.exp(params.log_weights) * jnp.where(params.is_on, found, 0))
 
     def recenter(self, stats: Stats, params: Mixture, new: Mixture) -> Stats:
         """The statistics of the same rows and responsibilities about other parameters; the loss is left as it was."""

@@ -29,8 +29,8 @@ def from_responsibilities(
 
     $$\pi_k = N_k / \sum_j N_j, \qquad \theta_k = \arg\max_\theta \sum_n w_n r_{nk} \log p(x_n \mid \theta)$$
 
-    A component without rows starts switched off, a Gaussian one at the mean of the data with a unit covariance; with a
-    prior, at the prior's mode.
+    A component without rows starts switched off, a Gaussian one at the mean of the data with variances near the squared
+    spread of the features; with a prior, at the prior's mode.
 
     Args:
       resp: array of shape (N, K), non-negative; anything in rows of weight zero.
@@ -119,7 +119,10 @@ def from_centers(
 ) -> Mixture:
     r"""One M-step from the nearest centers: those of K-means, or of a seeding.
 
-    $$r_{nk} = [k = \arg\min_j |x_n - u_j|^2]$$
+    $$r_{nk} = [k = \arg\min_j |S (x_n - u_j)|^2]$$
+
+    S is 1 for most components. For Gaussian ones it is diagonal, one over the standard deviation of each feature; it is
+    1 where all features have one variance.
 
     Args:
       centers: array of shape (K, D); a component whose center is at infinity starts switched off.

@@ -38,6 +38,10 @@ class Framed(NamedTuple):
         """Parameters in the frame, as the caller has them."""
         return params if self.frame is None else _moved(self.objective.problem, params, self.frame.inverse)[1]
 
+    def loss_shift(self, params: Params, frame: Frame) -> Array | float:
+        """By how much the loss in the frame exceeds the caller's."""
+        return self.objective.problem.loss_shift(params, frame, self.objective.total)
+
     def squared(self, number: Array) -> Array:
         """A number in the caller's squared units, in those of the frame."""
         scale = self._scale
@@ -63,12 +67,12 @@ def moved_rows(
       problem: the problem.
       k: the number of its components.
       data: the rows.
-      scale: `frame.scale_of` the rows.
+      scale: what K-means multiplies the rows by, such as `frame.scale_of` them; None for 1.
       reduce: how sums are taken.
       weighted: whether any weight is not one.
     """
     one = memory.constant(1.0, (), data.x.dtype)
-    scale = (one if scale is None else scale) if problem.squared_units else None
+    scale = (one if scale is None else scale) if problem.squared_units else problem.unit()
     there = Frame(data.origin, scale)
     frame = there if problem.is_movable(there) else None
     x, weights = data.x, data.weights if weighted else None
@@ -81,7 +85,7 @@ def moved_rows(
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
     with jax.ensure_compile_time_eval():
         rows, origin, factor = map(memory.on_host, (x, data.origin, one if scale is None else scale))
-        rests = frame is None or not (np.any(origin) or factor != 1)
+        rests = frame is None or not (np.any(origin) or np.any(factor != 1))
         if not isinstance(rows, np.ndarray):
             return frame, Rows(x if rests or frame is None else frame.apply(x), weights)
         if rests and length == x.shape[0]:
@@ -150,9 +154,13 @@ def last_params(setting: Framed, solver: Solver, start: Params, *, rtol: Array, 
 
 def as_caller(setting: Framed, fit: Fit) -> Fit:
     """A fit in the frame, as the caller has it: J in squared units may then be out of range."""
-    outward = setting.outward if fit.loss.ndim == 0 else jax.vmap(setting.outward)
-    loss, trace = setting.unsquared((fit.loss, fit.trace))
-    return fit._replace(params=outward(fit.params), loss=loss, trace=trace)
+
+    def one(fit: Fit) -> Fit:
+        shift = 0.0 if setting.frame is None else setting.loss_shift(fit.params, setting.frame)
+        loss, trace = setting.unsquared((fit.loss - shift, fit.trace - shift))
+        return fit._replace(params=setting.outward(fit.params), loss=loss, trace=trace)
+
+    return one(fit) if fit.loss.ndim == 0 else jax.vmap(one)(fit)
 
 
 def _moved(problem: Problem, params: Params | None, frame: Frame) -> tuple[Problem, Params]:

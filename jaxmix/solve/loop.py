@@ -78,6 +78,14 @@ def make_loop(
         slack = jnp.sqrt(epsilon).astype(loss_type) * size + 32 * epsilon * jnp.abs(first)
         return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
 
+    def uncertain(state: State, after: State) -> Array:
+        # Where rounding decides, a fit may alternate: the next parameters are as those before these.
+        found = [objective.problem.loss_rounding(solver.params(objective, each)) for each in (state, after)]
+        return total_weight * jnp.asarray(found[0] + found[1], loss_type)
+
+    def certain(state: State, after: State) -> Array:
+        return jnp.zeros_like(total_weight)
+
     def init(start: Params) -> LoopState:
         return LoopState(
             state=solver.init(objective, start),
@@ -95,7 +103,11 @@ def make_loop(
         after, loss = solver.step(objective, state)
         finite = jnp.isfinite(loss)
         trace = trace.at[num_steps].set(loss)
-        status = jnp.where(finite, solver.status(after, progress(trace[0], previous, loss)), Status.NONFINITE)
+        seen = progress(trace[0], previous, loss)
+        # Asked only where the loss rose: it takes a part of a step.
+        unknown = jax.lax.cond(loss > previous + seen.slack, uncertain, certain, state, after)
+        seen = seen._replace(slack=seen.slack + unknown)
+        status = jnp.where(finite, solver.status(after, seen), Status.NONFINITE)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         return LoopState(state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace)
 

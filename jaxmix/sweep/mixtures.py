@@ -15,6 +15,7 @@ from jax import Array
 from jaxmix import fitting, gmm, seeding, validation
 from jaxmix.data import Data
 from jaxmix.gmm.fit import refinement
+from jaxmix.mixture.components.gaussian.units import has_units
 from jaxmix.solve import Optax
 from jaxmix.solve.run import side_by_side
 from jaxmix.solver import Fit
@@ -88,6 +89,8 @@ def mixtures(
     data = validation.as_data(x, weights)
     if not ks:
         raise ValueError("`ks` must hold at least one number of components.")
+    if not covariances:
+        raise ValueError("`covariances` must hold at least one covariance family, such as gmm.Full.")
     most = max(ks)
     validation.check_count(most, data, "max(ks)")
     axes = {"k": jnp.asarray(ks)}
@@ -95,21 +98,24 @@ def mixtures(
         axes["regularization"] = validation.as_floating(regularizations, "regularizations").astype(data.x.dtype)
     settings = {name: parameter.default for name, parameter in known.items()} | options | {"restarts": restarts}
     values = axes.get("regularization")
-    begin = _beginning(key, data, axes["k"], most, settings)
-    centers = jax.eval_shape(begin)
+    # Families whose features have units of their own measure distances in these: there are two kinds of starts.
+    kinds = [has_units(each) for each in covariances]
+    scaled = [data._replace(scale=gmm.GaussianMixture(each).calibrate(data).seeding_scale()) for each in covariances]
+    begin = {kind: _beginning(key, each, axes["k"], most, settings) for kind, each in zip(kinds, scaled, strict=True)}
+    centers = jax.eval_shape(begin[kinds[0]])
     size = min(side_by_side(None) * side_by_side(num_parallel), centers.shape[0])
     families = [_family(each, data, most, values, len(ks), settings, size) for each in covariances]
     # Under jit even operations on concrete arrays are staged.
     if not validation.is_concrete(key, data, values, options, jnp.zeros(())):
-        found = begin()
-        tables = [family(found) for family in families]
+        found = {kind: each() for kind, each in begin.items()}
+        tables = [family(found[kind]) for kind, family in zip(kinds, families, strict=True)]
     else:
         # Two programs of LAPACK on CPU may wait for each other: see `linalg.cholesky`. Those of this library have none.
-        kinds = *covariances, type(settings["solver"]), type(settings["assignment"])
-        own = all(kind.__module__.startswith("jaxmix.") and kind is not Optax for kind in kinds)
+        classes = *covariances, type(settings["solver"]), type(settings["assignment"])
+        own = all(each.__module__.startswith("jaxmix.") and each is not Optax for each in classes)
         pool = ThreadPoolExecutor(os.cpu_count() if own else 1)
         with told_of_memory(f"{size} of {centers.shape[0]} fits"), pool:
-            tables = _run(begin, centers, families, pool)
+            tables = _run(begin, centers, kinds, families, pool)
     names = (*axes, "restart")
     numbers = jnp.arange(centers.shape[0] // len(ks))
     swept = [Sweep(names, (*axes.values(), numbers), table) for table in tables]
@@ -138,18 +144,24 @@ class Program(NamedTuple):
         return self.function.lower(*first, *self.args, **self.static)
 
 
-def _run(begin: Program, like: Any, families: list[Program], pool: Executor) -> list[Fit]:
+def _run(
+    begin: dict[bool, Program], like: Any, kinds: list[bool], families: list[Program], pool: Executor
+) -> list[Fit]:
     """The tables of all families. Programs compile and run side by side; JAX keeps them for the next call."""
 
-    def begun(lowered: jax.stages.Lowered) -> Array:
-        return lowered.compile()(*begin.args)
+    def begun(lowered: jax.stages.Lowered) -> dict[bool, Array]:
+        program = lowered.compile()
+        return {kind: program(*each.args) for kind, each in begin.items()}
 
-    def table(family: Program, lowered: jax.stages.Lowered, centers: Future) -> Fit:
-        return jax.block_until_ready(lowered.compile()(centers.result(), *family.args))
+    def table(family: Program, lowered: jax.stages.Lowered, centers: Future, kind: bool) -> Fit:
+        return jax.block_until_ready(lowered.compile()(centers.result()[kind], *family.args))
 
     # Lowered here, in the caller's configuration.
-    centers = pool.submit(begun, begin.lower())
-    waiting = [pool.submit(table, family, family.lower(like), centers) for family in families]
+    centers = pool.submit(begun, begin[kinds[0]].lower())
+    waiting = [
+        pool.submit(table, family, family.lower(like), centers, kind)
+        for kind, family in zip(kinds, families, strict=True)
+    ]
     return [each.result() for each in waiting]
 
 

@@ -20,6 +20,7 @@ def smoke(tmp_path_factory):
     return output, benchmark.main(benchmark.Options(smoke=True, output=output))
 
 
+@pytest.mark.slow
 def test_every_job_has_rows_and_no_row_is_void(smoke):
     output, table = smoke
     assert {row["job"] for row in table} == set(benchmark.JOBS)
@@ -32,6 +33,7 @@ def test_every_job_has_rows_and_no_row_is_void(smoke):
     assert "float32" in text
 
 
+@pytest.mark.slow
 def test_ratios_to_peers_are_positive_and_finite(smoke):
     raced = [row for row in smoke[1] if row["job"] in ("kmeans", "gmm", "inference", "restarts", "scaling")]
     raced = [row for row in raced if row["peer"]]

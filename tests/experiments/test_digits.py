@@ -30,6 +30,7 @@ MASKS = (np.arange(3)[:, None] == Y).astype(float)
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_rows_of_other_classes_are_not_there():
     options: Any = {"regularization": 1e-2, "max_steps": 20, "atol": 0.0}
     starts = np.stack([X[c == Y][:2] for c in range(3)])

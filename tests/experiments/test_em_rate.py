@@ -16,6 +16,7 @@ def at_rest():
     return data, em_map.point_of(start), end, lengths
 
 
+@pytest.mark.slow
 def test_the_rate_is_the_largest_eigenvalue_of_the_whole_jacobian(at_rest):
     data, _, end, lengths = at_rest
 

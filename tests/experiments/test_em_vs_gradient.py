@@ -20,6 +20,7 @@ def smoke(tmp_path_factory):
     return output, em_vs_gradient.main(em_vs_gradient.Options(smoke=True, output=output))
 
 
+@pytest.mark.slow
 def test_a_row_for_each_data_set_and_solver_reaches_the_file(smoke):
     output, rows = smoke
     with (output / "table.csv").open() as file:
@@ -32,6 +33,7 @@ def test_a_row_for_each_data_set_and_solver_reaches_the_file(smoke):
     assert not list(output.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_numbers_are_ordered_and_above_the_bound(smoke):
     for row in smoke[1]:
         assert row["best"] <= row["median"] <= row["worst"]
@@ -44,6 +46,7 @@ def test_numbers_are_ordered_and_above_the_bound(smoke):
             assert kmeans.lower_bound(data_set.x, data_set.k) <= row["best"]
 
 
+@pytest.mark.slow
 def test_em_is_what_others_are_compared_with(smoke):
     for row in smoke[1]:
         if row["solver"] in ("EM", "Lloyd (EM)"):
@@ -51,11 +54,13 @@ def test_em_is_what_others_are_compared_with(smoke):
             assert row["passes"] == row["steps"]
 
 
+@pytest.mark.slow
 def test_on_separated_clusters_em_and_squarem_end_alike(smoke):
     rows = {row["solver"]: row for row in smoke[1] if row["data"] == "c = 5"}
     np.testing.assert_allclose(rows["SQUAREM"]["best"], rows["EM"]["best"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_lloyd_on_iris_reaches_the_published_optimum(smoke):
     row = smoke[1][0]
     np.testing.assert_allclose(row["best"], 78.8514414, rtol=1e-4)
@@ -63,6 +68,7 @@ def test_lloyd_on_iris_reaches_the_published_optimum(smoke):
     assert row["ended"] == "4 converged"
 
 
+@pytest.mark.slow
 def test_report_and_figures_are_whole(smoke):
     output, _ = smoke
     text = (output / "report.md").read_text()
@@ -78,6 +84,7 @@ def test_options_are_read_from_the_command_line():
     assert (options.smoke, options.data, options.restarts) == (True, ("wine", "digits"), 5)
 
 
+@pytest.mark.slow
 def test_a_restart_that_has_ended_keeps_its_last_loss(smoke):
     options = em_vs_gradient.Options(smoke=True, restarts=4)
     case = em_vs_gradient.kmeans_case(DATA_SETS["iris"](), options)
@@ -99,6 +106,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "a,b\n1,x\n"
 
 
+@pytest.mark.slow
 def test_excess_is_counted_in_the_cases_unit(smoke):
     options = em_vs_gradient.Options(smoke=True, restarts=4)
     case = em_vs_gradient.kmeans_case(DATA_SETS["iris"](), options)

@@ -31,6 +31,7 @@ def test_a_tenth_of_the_error_is_ten_decibels():
     assert compression.signal_to_noise(1e-3) == pytest.approx(30)
 
 
+@pytest.mark.slow
 def test_code_books_keep_to_rate_and_distortion(tmp_path):
     rows = compression.main(compression.Options(smoke=True, output=tmp_path))
     assert_whole(tmp_path, "colors", "patches", "rates")

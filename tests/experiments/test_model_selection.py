@@ -16,6 +16,7 @@ def smoke(tmp_path_factory):
     return output, model_selection.main(model_selection.Options(smoke=True, output=output))
 
 
+@pytest.mark.slow
 def test_a_row_for_each_family_and_k_reaches_the_file(smoke):
     output, rows = smoke
     with (output / "table.csv").open() as file:
@@ -26,6 +27,7 @@ def test_a_row_for_each_family_and_k_reaches_the_file(smoke):
     assert len(rows) == 6
 
 
+@pytest.mark.slow
 def test_one_component_is_the_closed_form(smoke):
     x = mixture("faithful", 0).x.astype(float)
     covariance = np.cov(x.T, bias=True) + 1e-3 * np.eye(2)
@@ -37,6 +39,7 @@ def test_one_component_is_the_closed_form(smoke):
             np.testing.assert_allclose(row["bic"] - row["aic"], 5 * (np.log(272) - 2), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_data_in_minutes_and_standardized_have_one_order(smoke):
     # Standardizing moves every log-likelihood by the same constant: the order of BIC within a family stays.
     bic = {row["K"]: row["bic"] for row in smoke[1] if row["family"] == "Tied"}

@@ -43,6 +43,7 @@ def test_top_words_are_those_of_the_cluster_alone(three):
             assert np.argmax(means) == row["cluster"]
 
 
+@pytest.mark.slow
 def test_length_one_finds_the_subpackages(tmp_path):
     rows = topics.main(topics.Options(smoke=True, output=tmp_path))
     assert_whole(tmp_path, "topics")

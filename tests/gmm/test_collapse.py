@@ -77,6 +77,7 @@ def test_a_fit_with_it_scales_with_the_rows(family):
     np.testing.assert_allclose(fits[1].params.covariances, factor**2 * fits[0].params.covariances, rtol=1e-8, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_component_on_equal_rows_is_held_up_and_the_prior_holds_it_up_instead():
     fit = gmm.fit(KEY, EQUAL, 3)
     alone = int(jnp.argmin(fit.params.means[:, 0]))
@@ -92,12 +93,14 @@ def test_a_component_on_equal_rows_is_held_up_and_the_prior_holds_it_up_instead(
     assert np.asarray(gmm.fit_restarts(KEY, EQUAL, 3, restarts=2).held_up).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_many_features_of_little_noise_hold_nothing_up():
     x = RANDOM.normal(size=(300, 100))
     for family in (gmm.Full, gmm.Diagonal):
         assert not np.any(gmm.fit(KEY, x, 1, covariance=family, regularization=1e-2).held_up)
 
 
+@pytest.mark.slow
 def test_a_degenerate_direction_across_features_is_held_up():
     x = RANDOM.normal(size=(60, 4)) @ RANDOM.normal(size=(4, 5))
     assert np.all(gmm.fit(KEY, x, 1).held_up)
@@ -127,6 +130,7 @@ def test_the_collapse_of_the_diabetes_data_is_reported():
     assert not np.any(fits.held_up)
 
 
+@pytest.mark.slow
 def test_strengths_are_swept_in_one_program():
     def loss(strength):
         return gmm.fit(KEY, X, 2, prior=gmm.weak_prior(X, strength=strength), restarts=2, max_steps=20).loss

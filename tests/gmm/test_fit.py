@@ -21,6 +21,7 @@ def test_old_faithful_with_two_full_components_reaches_the_published_likelihood(
     assert (np.abs(fits.loss - 1130.26396) < 1e-3).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_old_faithful_with_three_tied_components_reaches_that_of_mclust_from_nearly_every_start():
     fits = gmm.fit_restarts(
         KEY, datasets.old_faithful(), 3, covariance=gmm.Tied, restarts=32, atol=1e-12, max_steps=2000
@@ -47,6 +48,7 @@ def test_settings_that_cannot_be_meant_are_refused(options, message):
         gmm.fit(KEY, X, 2, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [solve.LBFGS(), pytest.param(solve.Optax(optax.adam, 0.1), marks=pytest.mark.slow)],
@@ -66,6 +68,7 @@ def test_the_units_of_x_do_not_end_a_gradient_fit(solver):
     assert fit.trace[0] - fit.loss > 0.5 * (em.trace[0] - em.loss)
 
 
+@pytest.mark.slow
 def test_fit_finds_separated_clusters_with_the_most_and_the_least_free_family():
     for family in (gmm.Full, gmm.TiedSpherical):
         fit = gmm.fit(KEY, X, 3, covariance=family, restarts=4).throw()
@@ -103,10 +106,13 @@ def test_float32_is_kept_and_holds_far_from_the_origin():
     np.testing.assert_allclose(far.loss, near.loss, rtol=1e-3)
 
 
-def test_refinement_is_some_steps_of_kmeans_from_the_seeding():
-    data = as_data(X)
+def test_refinement_is_some_steps_of_kmeans_from_the_seeding_of_rows_in_units_of_their_spread():
+    scale = gmm.GaussianMixture().calibrate(as_data(X)).seeding_scale()
+    assert scale is not None
+    data = as_data(X * scale[None])
     seeds = seeding.starts(KEY, data, 4, restarts=3)
-    refined = jnp.stack([kmeans.fit(KEY, X, 4, init=seed, max_steps=10).params for seed in seeds])
+    refined = jnp.stack([kmeans.fit(KEY, data, 4, init=seed, max_steps=10).params for seed in seeds])
+    seeds, refined = (centers / scale[None, None] for centers in (seeds, refined))
     for refine, centers in ((0, seeds), (10, refined)):
         fits = gmm.fit_restarts(KEY, X, 4, restarts=3, refine=refine, max_steps=5)
         given = gmm.fit_restarts(KEY, X, 4, init=centers, max_steps=5)
@@ -115,6 +121,7 @@ def test_refinement_is_some_steps_of_kmeans_from_the_seeding():
         gmm.fit(KEY, X, 4, refine=-1)
 
 
+@pytest.mark.slow
 def test_components_that_are_off_leave_the_fit_of_the_others():
     seeds = seeding.starts(KEY, as_data(X), 5, restarts=3)
     for num_active in (1, 3):

@@ -287,6 +287,7 @@ def test_blocks_count_the_prior_once(family):
     chex.assert_trees_all_close(whole, blocked, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver", [pytest.param(solve.Squarem(), marks=pytest.mark.slow), solve.LBFGS()], ids=["squarem", "lbfgs"]
 )
@@ -303,6 +304,7 @@ def low_and_high(tree):
     return low, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), 1e4])
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_steps_in_float32_far_from_the_origin_are_those_in_float64(family, offset):

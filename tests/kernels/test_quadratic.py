@@ -156,6 +156,7 @@ def test_a_singular_covariance_says_so(family):
     assert jnp.isnan(by(chosen, params, data)[0].loss)
 
 
+@pytest.mark.slow
 def test_a_fit_in_float32_is_that_of_float64_also_vmapped():
     params, data = case(gmm.Full, 2, np.float32, offset=100.0)
     run = lambda params, data: solve.run(gmm.GaussianMixture(), solve.EM(), params, data, max_steps=10)  # noqa: E731

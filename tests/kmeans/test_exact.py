@@ -85,6 +85,7 @@ def test_a_lane_equals_the_single_fit(small):
             np.testing.assert_allclose(batch.params[i], single.params, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_brute_force_equals_itertools_in_two_dimensions():
     random = np.random.default_rng(2)
     x, weights = random.normal(size=(4, 7, 2)), random.uniform(0.1, 2.0, size=(4, 7))

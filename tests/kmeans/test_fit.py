@@ -144,6 +144,7 @@ def test_float32_far_from_the_origin_fits_as_float64(offset):
     np.testing.assert_allclose(fit.loss, exact.loss, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_fit_vmaps_over_keys_data_sets_weights_and_tolerances():
     batch = np.stack([X, X[::-1] * 2.0])
     weights = np.stack([np.ones(60), np.arange(60) % 3 + 1.0])

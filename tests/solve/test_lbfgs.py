@@ -65,6 +65,7 @@ def test_lbfgs_on_a_quadratic_ends_at_its_minimum_and_says_so():
     assert landed.trace[last] == landed.trace[last - 1] == 2.0 < landed.trace[last - 2]
 
 
+@pytest.mark.slow
 def test_a_component_that_is_off_stays_off():
     case = PROBLEMS["plain_mixture"]()
     two = solve.run(PLAIN, solve.LBFGS(), case.start, case.data, max_steps=10)

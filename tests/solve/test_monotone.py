@@ -47,6 +47,7 @@ def test_a_third_of_the_passes_where_em_is_slow(faithful, name):
     assert passes_to(fast, em.loss, 1e-6) <= passes_to(em, em.loss, 1e-6) / 3
 
 
+@pytest.mark.slow
 def test_on_separated_clusters_all_end_where_em_ends():
     data = as_data(blobs(60, 2, 2, spread=8.0))
     start = mixture_of_labels(np.arange(60) // 7 % 2, data, 2, PLAIN)

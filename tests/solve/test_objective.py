@@ -181,6 +181,7 @@ STEPS += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "solver"), STEPS, ids=lambda value: value if isinstance(value, str) else type(value).__name__
 )

@@ -142,7 +142,16 @@ class HasNoise(Protocol):
 
     @staticmethod
     def noise_traces(prepared: Any, noise: Array) -> Array:
-        r"""$\operatorname{tr}(C_k^{-1} R)$, of shape (K,), for variances R of shape (D,)."""
+        r"""$\operatorname{tr}(C_k^{-1} R_k)$, of shape (K,), for variances $R_k$ of shape (K, D)."""
+        ...
+
+
+@runtime_checkable
+class HasUnits(Protocol):
+    """A family of which each feature may have its own unit: with C it holds U C U, for any positive diagonal U."""
+
+    def rescaled(self, factors: Array) -> Self:
+        """The covariances of rows whose features are multiplied by factors of shape (D,)."""
         ...
 
 
@@ -185,12 +194,25 @@ def factor(covariance: Array, terms: Array, noise: Array) -> Array:
       noise: Array of the same shape, on whose diagonal stands what the noise adds; zero without noise.
     """
     diagonal, terms, noise = (jnp.diagonal(each, axis1=-2, axis2=-1) for each in (covariance, terms, noise))
-    rounding = 4 * covariance.shape[-1] * jnp.finfo(covariance.dtype).eps
-    least = rounding * jnp.maximum(diagonal, jnp.where(noise > 0, terms, 0))
+    least = pivot_rounding(jnp.maximum(diagonal, jnp.where(noise > 0, terms, 0)))
     scale_tril = linalg.cholesky(covariance, jnp.where(noise > 0, least, 0))
     pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1))
     known = jnp.all((pivots > least) | (noise > 0), axis=-1)
     return jnp.where(known[..., None, None], scale_tril, jnp.nan)
+
+
+def pivot_rounding(variances: Array) -> Array:
+    """What of a pivot is rounding, for the variances of the features, of shape (..., D)."""
+    return 4 * variances.shape[-1] * jnp.finfo(variances.dtype).eps * variances
+
+
+def squares(second: Array, between: Array, noise: Array) -> Array:
+    """Sums of squares about new means, with those of the noise, from sums about the old ones and about both.
+
+    Where both nearly cancel, and the rows have noise, what is left is at least their rounding.
+    """
+    found = jnp.maximum(second - between, 0) + noise
+    return jnp.maximum(found, jnp.where(noise > 0, pivot_rounding(second[..., None])[..., 0], 0))
 
 
 def half_log_determinant(scale_tril: Array) -> Array:

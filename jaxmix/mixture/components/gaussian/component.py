@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxmix import linalg
@@ -15,7 +14,7 @@ from jaxmix.frame import Frame
 from jaxmix.kernels import far, quadratic
 from jaxmix.mixture.assignment import Assignment
 from jaxmix.mixture.component import Component
-from jaxmix.mixture.components.gaussian import base, products
+from jaxmix.mixture.components.gaussian import base, checks, products, units
 from jaxmix.mixture.components.gaussian import noise as noises
 from jaxmix.mixture.components.gaussian import prior as priors
 from jaxmix.mixture.components.gaussian.base import Moments
@@ -107,6 +106,8 @@ class Gaussian(Component):
         of the rows. 0 is maximum likelihood: a component that collapses onto a row then ends its fit with
         `Status.NONFINITE`.
       spread: Array of shape (D,), the scale of each feature, of which R is made; `calibrate` sets it.
+      deviation: Array of shape (D,), the standard deviation of each feature, in units of which a seeding measures
+        distances; `calibrate` sets it.
       origin: Array of shape (D,), the place of zero in the caller's coordinates, which `moved` sets; None for zero.
       by_products: whether products of features are summed where that is accurate, static; `bind` sets it for fits of
         many rows.
@@ -125,6 +126,7 @@ class Gaussian(Component):
     prior: priors.NormalInverseWishart | None = None
     regularization: Any = None
     spread: Array | None = None
+    deviation: Array | None = None
     origin: Array | None = None
     by_products: bool = static(default=False)
 
@@ -142,8 +144,7 @@ class Gaussian(Component):
     def prepare(self, params: Normal) -> Prepared:
         """Inverse factors, log-determinants, and on CPU the densities as sums of products."""
         family: Any = params.covariance
-        prepared = family.prepare(params.means)
-        noise, terms = self.noise(params.means), None
+        prepared, noise, terms = family.prepare(params.means), self.noise(params.means), None
         blur = None if noise is None else noises.half_traces(family, prepared, params.means, noise)
         if self.by_products and isinstance(family, base.HasQuadratic):
             # Derivatives are those of direct differences.
@@ -168,12 +169,8 @@ class Gaussian(Component):
         if self.prior is not None:
             shift, moments, denominators = priors.add_pseudo_counts(self.prior, counts, moments, params, is_on)
         means = params.means + shift
-        noise = self.noise(means)
-        noise = jnp.zeros_like(means) if noise is None else jnp.broadcast_to(noise[None], means.shape)
-        # A width below the rounding of its place is rounding, and so would the likelihood be.
-        places = means if self.origin is None else means + self.origin[None]
-        rounding = 0.5 * jnp.finfo(means.dtype).eps * jnp.abs(places)
-        noise = jnp.where(noise > 0, jnp.maximum(noise, jnp.square(rounding)), 0)
+        rounding, noise = noises.rounding(means, self.origin), self.noise(means)
+        noise = jnp.zeros_like(means) if noise is None else noise
         added = noises.second_moments(params.covariance, counts, noise)
         covariance = params.covariance.maximize(counts, moments, denominators, added)
         widths = jnp.sqrt(jnp.diagonal(covariance.to_dense(*means.shape), axis1=1, axis2=2))
@@ -181,10 +178,22 @@ class Gaussian(Component):
         return Normal(jnp.where(lost, jnp.nan, means), covariance)
 
     def noise(self, means: Array) -> Array | None:
-        """R, of shape (D,), for means of shape (K, D); None where there is none yet."""
-        if self.regularization is None:
-            return None if self.spread is None else noises.variances(self.spread)
-        return jnp.broadcast_to(jnp.asarray(self.regularization, means.dtype), means.shape[1:])
+        """R for each component, of shape (K, D), at the rounding of its mean or more; None where there is none yet."""
+        known = self.regularization
+        if known is None and self.spread is not None:
+            known = noises.variances(self.spread)
+        if known is None:
+            return None
+        noise = jnp.broadcast_to(jnp.asarray(known, means.dtype), means.shape)
+        # A width below the rounding of its place is rounding, and so would the likelihood be.
+        return jnp.where(noise > 0, jnp.maximum(noise, jnp.square(noises.rounding(means, self.origin))), 0)
+
+    def loss_rounding(self, params: Normal) -> Array | None:
+        """By the pivots of the covariances: one that is little more than the rounding of a variance is not known."""
+        if self.covariance not in MATRICES + VARIANCES:
+            return None
+        tril = params.covariance[0] if self.covariance in MATRICES else None
+        return noises.loss_rounding(params.covariance.prepare(params.means), tril, self.origin)
 
     def initial(self, k: int, num_features: int, dtype: Any) -> Normal:
         """Standard normal components."""
@@ -225,16 +234,23 @@ class Gaussian(Component):
         return free._replace(covariance=free.covariance.constrain())
 
     def calibrate(self, data: Data) -> "Gaussian":
-        """With the spread of the rows, where the noise follows from them."""
+        """With the spread of the rows, of which the unit is made, and the noise where none is given."""
         if self.regularization is not None:
-            wanted, shape = data.x.shape[1:], np.shape(self.regularization)
-            if shape not in ((), wanted):
-                raise ValueError(
-                    f"`regularization` must be one number, or have shape {wanted}, a variance for each column of `x`, "
-                    f"got {shape}."
-                )
-            return self
-        return dataclasses.replace(self, spread=noises.spread(data))
+            checks.check_shape(self.regularization, data.x.shape[1:])
+        spread, deviation = noises.scales(data)
+        return dataclasses.replace(self, spread=spread, deviation=deviation)
+
+    def unit(self) -> Array | None:
+        """That of each feature, near its spread; one for all where the family has one variance for all."""
+        return units.unit_of(self.covariance, self.spread, self.regularization)
+
+    def loss_shift(self, params: Normal, is_on: Array, frame: Frame, total: Array) -> Array | float:
+        """The log volume of the unit, for each row and each row of the prior."""
+        return units.loss_shift(self.prior, params, is_on, frame, total)
+
+    def seeding_scale(self) -> Array | None:
+        """One over the standard deviations; one power of two for all features where the family has one unit."""
+        return units.seeding_scale(self.covariance, self.deviation)
 
     def bind(self, rows: Rows, reduce: Any) -> "Gaussian":
         """By products of features where there are many rows, on CPU: elsewhere both ways take about the same time."""
@@ -245,21 +261,17 @@ class Gaussian(Component):
     def moved(self, params: Normal | None, frame: Frame) -> "tuple[Gaussian, Normal | None]":
         """Means move as the rows do, scales by the unit, and the prior and the regularization with them."""
         origin = frame.origin if self.origin is None else self.origin + frame.origin
-        prior, regularization, spread = self.prior, self.regularization, self.spread
-        if prior is not None:
-            prior = priors.moved(prior, frame)
+        prior = None if self.prior is None else priors.moved(self.prior, frame)
+        scales, regularization = (self.spread, self.deviation, origin), self.regularization
         if frame.scale is not None:
-            origin = origin * frame.scale
+            scales = jax.tree.map(lambda leaf: leaf * frame.scale, scales)
             if regularization is not None:
                 regularization = jnp.asarray(regularization) * frame.scale * frame.scale
-            spread = None if spread is None else spread * frame.scale
-        moved = Gaussian(self.covariance, prior, regularization, spread, origin, self.by_products)
+        spread, deviation, origin = scales
+        moved = Gaussian(self.covariance, prior, regularization, spread, deviation, origin, self.by_products)
         if params is None:
             return moved, None
-        scale, covariance = frame.scale, params.covariance
-        if scale is not None:
-            covariance = jax.tree.map(lambda leaf: leaf * scale, covariance)
-        return moved, Normal(frame.apply(params.means), covariance)
+        return moved, Normal(frame.apply(params.means), units.rescaled(params.covariance, frame.scale))
 
     def held_up(self, params: Normal) -> Array | None:
         """Those of which the variance in some direction is mostly noise."""
@@ -298,23 +310,11 @@ class Gaussian(Component):
         """Finite entries, and scales above 0."""
         if self.covariance not in MATRICES + VARIANCES:
             return super().is_valid(params, numpy)
-        (scale,) = params.covariance
-        positive = numpy.isfinite(scale) & (scale > 0)
-        if self.covariance in MATRICES:
-            off_diagonal = numpy.broadcast_to(~np.eye(scale.shape[-1], dtype=bool), scale.shape)
-            positive = numpy.isfinite(scale) & ((scale > 0) | off_diagonal)
-        return [numpy.isfinite(params.means), positive]
+        return checks.is_valid(params, numpy, factors=self.covariance in MATRICES)
 
     def misread(self, params: Normal) -> tuple[list[Any], str] | None:
         """Covariances that stand in place of their factors: above the diagonal of a factor there is only rounding."""
-        if self.covariance not in MATRICES:
-            return None
-        (scale,) = params.covariance
-        rounding = 100 * np.finfo(scale.dtype).eps * np.abs(scale).max(axis=(-2, -1), keepdims=True)
-        return [np.isfinite(params.means), np.abs(np.triu(scale, 1)) <= rounding], (
-            "covariance.scale_tril` must be lower triangular: it holds Cholesky factors, not covariances. "
-            "From covariances, use gmm.mixture(weights, means, covariances)."
-        )
+        return checks.misread(params) if self.covariance in MATRICES else None
 
     def far_log_density(self, params: Normal, x: Array, is_on: Array) -> Array:
         """Differences of log densities, for rows whose squared distances overflow."""

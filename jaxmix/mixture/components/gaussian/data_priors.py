@@ -10,7 +10,7 @@ from jaxmix import frame as frames
 from jaxmix.data import Data
 from jaxmix.mixture.components.gaussian.base import HasPriorScale
 from jaxmix.mixture.components.gaussian.full import Full
-from jaxmix.mixture.components.gaussian.noise import spread, variances
+from jaxmix.mixture.components.gaussian.noise import scales, variances
 from jaxmix.mixture.components.gaussian.prior import NormalInverseWishart
 from jaxmix.typing import ArrayLike
 
@@ -117,7 +117,7 @@ def weak_prior(
     rows = 2 * jnp.asarray(strength, data.x.dtype)
     center = frames.mean(data.x, data.weights)
     # A constant feature has the noise alone.
-    sample = _scatter(data, center) / total + jnp.diag(variances(spread(data)))
+    sample = _scatter(data, center) / total + jnp.diag(variances(scales(data)[0]))
     # The powers of a family are linear in the degrees of freedom: those that count as many rows.
     none, one = (covariance.prior_degrees(jnp.asarray(nu, data.x.dtype), num_features) for nu in (0.0, 1.0))
     return NormalInverseWishart(center, 0.0, (rows - none) / (one - none), rows * sample)

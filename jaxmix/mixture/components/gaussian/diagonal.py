@@ -42,8 +42,8 @@ class Diagonal(NamedTuple):
         """The weighted variances of each component's rows."""
         denominators = denominators[:, None]
         between = linalg.safe_divide(counts[:, None], denominators) * jnp.square(moments.shift(counts))
-        variances = jnp.maximum(linalg.safe_divide(moments.second, denominators) - between, 0)
-        variances += linalg.safe_divide(noise, denominators)
+        second, added = (linalg.safe_divide(each, denominators) for each in (moments.second, noise))
+        variances = base.squares(second, between, added)
         return self._replace(scale=jnp.where(denominators == 0, self.scale, jnp.sqrt(variances)))
 
     def prepare(self, means: Array) -> base.Prepared:
@@ -73,7 +73,11 @@ class Diagonal(NamedTuple):
     @staticmethod
     def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
-        return jnp.sum(jnp.square(prepared.inverse) * noise[None], axis=1)
+        return jnp.sum(jnp.square(prepared.inverse) * noise, axis=1)
+
+    def rescaled(self, factors: Array) -> Self:
+        """The covariances of features in other units."""
+        return self._replace(scale=factors[None] * self.scale)
 
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviations."""

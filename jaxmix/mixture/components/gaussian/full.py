@@ -79,7 +79,11 @@ class Full(NamedTuple):
     @staticmethod
     def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
-        return jnp.sum(jnp.square(prepared.inverse) * noise[None, None], axis=(1, 2))
+        return jnp.sum(jnp.square(prepared.inverse) * noise[:, None, :], axis=(1, 2))
+
+    def rescaled(self, factors: Array) -> Self:
+        """The covariances of features in other units."""
+        return self._replace(scale_tril=factors[None, :, None] * self.scale_tril)
 
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's factor."""

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxmix import linalg, memory, validation
 from jaxmix.data import Data
+from jaxmix.frame import unit_of
 from jaxmix.mixture.components.gaussian import base
 from jaxmix.typing import ArrayLike
 
@@ -27,6 +28,15 @@ HALF = 0.9999 / 2
 
 LEAST_ROWS, LEAST_SHARE = 4.9, 2.0**-20
 """The rows of the shortest interval, at least; and the spread, as a share of the median distance from the median."""
+
+RANGE = {32: 2.0**-48, 64: 2.0**-400}
+"""The least spread, as a share of the range of the feature, by bits: squares of rows in units of it do not overflow."""
+
+LEAST = {32: 2.0**16, 64: 2.0**24}
+"""The least spread, in smallest normal numbers, by bits: standard deviations of the noise are normal numbers too."""
+
+FOLD = 64
+"""Rows side by side whose extremes are taken at once: NumPy is slow along the first axis of a narrow array."""
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo one, are spread evenly, and keep no step with rows that repeat."""
@@ -62,7 +72,7 @@ def noise_floor(x: Data | ArrayLike, *, weights: ArrayLike | None = None) -> Arr
       64.0
     """
     data = validation.as_data(x, weights)
-    return variances(spread(data))
+    return variances(scales(data)[0])
 
 
 def variances(spread: Array) -> Array:
@@ -73,18 +83,31 @@ def variances(spread: Array) -> Array:
     return jnp.maximum(share * jnp.square(spread), 8 * info.tiny)
 
 
-def spread(data: Data) -> Array:
-    """The robust scale of each feature, as `noise_floor` has it, of shape (D,)."""
+def scales(data: Data) -> tuple[Array, Array]:
+    """The robust scale of each feature, as `noise_floor` has it, and its standard deviation; both of shape (D,).
+
+    Where a feature is constant they are equal.
+    """
     dtype = data.x.dtype
+    least = RANGE[jnp.finfo(dtype).bits]
     if not validation.is_concrete(data):
         rows, weights = _chosen(data.weights, jnp)
-        return _spread(data.x[rows].T, weights, jnp).astype(dtype)
+        ranges = jnp.max(least * data.x, axis=0) - jnp.min(least * data.x, axis=0)
+        features = data.x[rows].T
+        unit = unit_of(_sizes(features, jnp))
+        robust, standard = _scales(features * unit[:, None], weights, ranges * unit, jnp)
+        return _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, jnp)
     with jax.ensure_compile_time_eval():
+        x = memory.on_host(data.x)
         rows, weights = _chosen(np.asarray(memory.on_host(data.weights)), np)
-        features = np.array(np.asarray(memory.on_host(data.x)[rows]).T)
+        features = np.array(np.asarray(x[rows]).T)
         # Subnormal numbers are zero, as they are in compiled programs.
         features[np.abs(features) < np.finfo(dtype).tiny] = 0
-        return memory.copied(_spread(features, weights, np).astype(dtype))
+        low, high = (np.asarray(each) for each in _extremes(x))
+        unit = np.asarray(unit_of(_sizes(features, np)))
+        robust, standard = _scales(features * unit[:, None], weights, (least * high - least * low) * unit, np)
+        spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, np)
+        return memory.copied(spread), memory.copied(deviation)
 
 
 def _chosen(weights: Any, numpy: Any) -> tuple[Any, Any]:
@@ -94,27 +117,54 @@ def _chosen(weights: Any, numpy: Any) -> tuple[Any, Any]:
         return np.arange(num_rows), weights
     ranks, order = numpy.cumsum(weights > 0), np.arange(SPREAD_ROWS)
     few = ranks[-1] <= SPREAD_ROWS
-    wanted = numpy.where(few, order, numpy.floor(order * GOLDEN % 1 * ranks[-1])) + 1
+    places = (order * GOLDEN % 1).astype(weights.dtype) * ranks[-1].astype(weights.dtype)
+    wanted = numpy.where(few, order, numpy.floor(places)) + 1
     rows = numpy.searchsorted(ranks, wanted).clip(0, num_rows - 1)
     return rows, numpy.where(few & (order >= ranks[-1]), 0, weights[rows])
 
 
+def rounding(means: Array, origin: Array | None) -> Array:
+    """Half a unit of the last place of means (K, D), in the caller's coordinates: what is known of rows there."""
+    places = means if origin is None else means + origin[None]
+    return jax.lax.stop_gradient(0.5 * jnp.finfo(means.dtype).eps * jnp.abs(places))
+
+
+def loss_rounding(prepared: base.Prepared, scale_tril: Array | None, origin: Array | None) -> Array:
+    """How far rounding may move the log density of a row, about, of shape (K,).
+
+    By what means move, in units of the pivots, and by what pivots change, of which half is taken for known.
+
+    Args:
+      prepared: what a family of the library prepared, as `held_up` takes it.
+      scale_tril: the factors, of shape (K, D, D) or (D, D); None for a family of standard deviations.
+      origin: the place of zero in the caller's coordinates.
+    """
+    moves = jnp.square(rounding(prepared.means, origin))
+    if scale_tril is None:
+        return jnp.sum(jnp.minimum(2 * moves * jnp.square(prepared.inverse), 2), axis=1)
+    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).reshape(-1, moves.shape[1])
+    changes = base.pivot_rounding(jnp.sum(jnp.square(scale_tril), axis=-1)).reshape(-1, moves.shape[1])
+    each = jnp.minimum(2 * moves / pivots, 2) + jnp.minimum(jnp.square(2 * changes / pivots), 4)
+    return jnp.sum(each, axis=1)
+
+
 def half_traces(family: Any, prepared: Any, means: Array, noise: Array) -> Array:
-    r"""$\tfrac12 \operatorname{tr}(C_k^{-1} R)$, of shape (K,).
+    r"""$\tfrac12 \operatorname{tr}(C_k^{-1} R_k)$, of shape (K,).
 
     Args:
       family: covariances.
       prepared: what it prepared.
       means: Array of shape (K, D).
-      noise: Array of shape (D,).
+      noise: Array of shape (K, D).
     """
     if isinstance(family, base.HasNoise):
         return 0.5 * family.noise_traces(prepared, noise)
     # By the family's own density about zero.
     about_zero = family.prepare(jnp.zeros_like(means))
-    rows = jnp.concatenate([jnp.zeros_like(noise)[None], jnp.diag(jnp.sqrt(noise))])
+    most = jnp.max(noise, axis=0)
+    rows = jnp.concatenate([jnp.zeros_like(most)[None], jnp.diag(jnp.sqrt(most))])
     values = family.log_density(about_zero, rows)
-    return jnp.sum(values[:, :1] - values[:, 1:], axis=1)
+    return jnp.sum((values[:, :1] - values[:, 1:]) * linalg.safe_divide(noise, most[None]), axis=1)
 
 
 def held_up(prepared: base.Prepared, noise: Array, *, factors: bool) -> Array:
@@ -123,14 +173,14 @@ def held_up(prepared: base.Prepared, noise: Array, *, factors: bool) -> Array:
     Args:
       prepared: what a family of the library prepared: its inverse factors, of shape (K, D, D) or (D, D), or inverse
         scales, (K or 1, D or 1).
-      noise: Array of shape (D,).
+      noise: Array of shape (K, D).
       factors: which of these.
     """
     inverse, k = prepared.inverse, prepared.means.shape[0]
     if not factors:
-        return jnp.broadcast_to(jnp.max(jnp.square(inverse) * noise[None], axis=1) > 0.5, (k,))
+        return jnp.broadcast_to(jnp.max(jnp.square(inverse) * noise, axis=1) > 0.5, (k,))
     # The norm of R^1/2 C^-1 R^1/2 is at least its largest eigenvalue, and near it where that is large.
-    white = inverse.reshape(-1, *inverse.shape[-2:]) * jnp.sqrt(noise)[None, None]
+    white = inverse.reshape(-1, *inverse.shape[-2:]) * jnp.sqrt(noise)[:, None]
     products = jnp.matmul(jnp.swapaxes(white, 1, 2), white, precision=linalg.PRECISION)
     return jnp.broadcast_to(jnp.sum(jnp.square(products), axis=(1, 2)) > 0.25, (k,))
 
@@ -151,14 +201,49 @@ def second_moments(family: Any, counts: Array, noise: Array) -> Any:
     return family.moments(squares, jnp.zeros_like(squares), jnp.eye(squares.shape[1], dtype=squares.dtype))[1]
 
 
-def _spread(features: Any, weights: Any, numpy: Any) -> Any:
-    """The scales of features (D, n), by NumPy or `jax.numpy`."""
-    shortest, typical = _shortest(features, weights, numpy), _typical(features, weights, numpy)
-    # Rows of many orders of magnitude would have the scale of the least.
-    found = numpy.where(shortest > 0, numpy.maximum(shortest, LEAST_SHARE * typical), typical)
+def _sizes(features: Any, numpy: Any) -> Any:
+    """The largest magnitude of each feature, (D, n) to (D,); 1 for features of zeros."""
+    largest = numpy.abs(features).max(axis=1)
+    return numpy.where(largest > 0, largest, numpy.ones_like(largest))
+
+
+def _extremes(x: Any) -> tuple[Any, Any]:
+    """The least and the largest value of each feature of rows (N, D)."""
+    folded = x[: len(x) // FOLD * FOLD].reshape(-1, FOLD * x.shape[1])
+    if not isinstance(x, np.ndarray) or not len(folded):
+        return x.min(axis=0), x.max(axis=0)
+    ends = folded.min(axis=0), folded.max(axis=0)
+    rows = np.concatenate([*(end.reshape(FOLD, -1) for end in ends), x[len(x) // FOLD * FOLD :]])
+    return rows.min(axis=0), rows.max(axis=0)
+
+
+def _scales(features: Any, weights: Any, least: Any, numpy: Any) -> tuple[Any, Any]:
+    """`scales` of features (D, n), by NumPy or `jax.numpy`, at least `least`, of shape (D,); 0 for constants."""
+    deviations = features - _median(features, numpy.broadcast_to(weights[None], features.shape), numpy)[:, None]
+    spread = _spread(features, deviations, weights, least, numpy)
+    # In units of the largest, so that squares do not underflow.
+    sizes, share = _sizes(deviations, numpy), weights / weights.sum()
+    parts = deviations / sizes[:, None]
+    parts = parts - (parts * share[None]).sum(axis=1)[:, None]
+    found = sizes * numpy.sqrt((parts * parts * share[None]).sum(axis=1))
+    return spread, numpy.where(found > 0, numpy.maximum(found, least), spread)
+
+
+def _of_every_feature(spread: Any, deviation: Any, numpy: Any) -> tuple[Any, Any]:
+    """`scales`, those of constant features too, which are 0 so far."""
     # A constant feature has no scale of its own: it must not widen those that share a variance with it.
-    least = numpy.where(found > 0, found, numpy.inf).min()
-    return numpy.where(found > 0, found, numpy.where(numpy.isfinite(least), least, 1))
+    info = jnp.finfo(spread.dtype)
+    spread = numpy.where(spread > 0, numpy.maximum(spread, LEAST[info.bits] * float(info.tiny)), 0)
+    least = numpy.where(spread > 0, spread, numpy.inf).min()
+    spread = numpy.where(spread > 0, spread, numpy.where(numpy.isfinite(least), least, 1)).astype(spread.dtype)
+    return spread, numpy.where(deviation > 0, deviation, spread)
+
+
+def _spread(features: Any, deviations: Any, weights: Any, least: Any, numpy: Any) -> Any:
+    """The robust scales, of features (D, n) and their deviations from the median."""
+    shortest, typical = _shortest(features, weights, numpy), _typical(deviations, weights, numpy)
+    # Rows of many orders of magnitude would have the scale of the least.
+    return numpy.maximum(numpy.where(shortest > 0, numpy.maximum(shortest, LEAST_SHARE * typical), typical), least)
 
 
 def _shortest(features: Any, weights: Any, numpy: Any) -> Any:
@@ -177,12 +262,11 @@ def _shortest(features: Any, weights: Any, numpy: Any) -> Any:
     return numpy.where(numpy.isfinite(shortest), shortest * (FRACTION / fraction / NORMAL_LENGTH), 0)
 
 
-def _typical(features: Any, weights: Any, numpy: Any) -> Any:
+def _typical(deviations: Any, weights: Any, numpy: Any) -> Any:
     """Half the median distance from the median, of rows that differ from it; 0 where none does."""
-    weights = numpy.broadcast_to(weights[None], features.shape)
-    deviations = numpy.abs(features - _median(features, weights, numpy)[:, None])
-    moved = numpy.where(deviations > 0, weights, 0)
-    return numpy.where(moved.sum(axis=1) > 0, _median(deviations, moved, numpy) / 2, 0)
+    distances = numpy.abs(deviations)
+    moved = numpy.where(distances > 0, weights[None], 0)
+    return numpy.where(moved.sum(axis=1) > 0, _median(distances, moved, numpy) / 2, 0)
 
 
 def _first_at_least(sums: Any, targets: Any, numpy: Any) -> Any:

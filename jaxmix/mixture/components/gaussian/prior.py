@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxmix import arrays, linalg, validation
+from jaxmix import frame as frames
 from jaxmix.contracts import check_choice
 from jaxmix.frame import Frame
 from jaxmix.mixture.components.gaussian.base import LOG_TWO_PI, Moments
@@ -112,8 +113,13 @@ def moved(prior: NormalInverseWishart, frame: Frame) -> NormalInverseWishart:
     _check_shapes(prior, frame.origin.shape[0])
     mean, scale = frame.apply(jnp.asarray(prior.mean)), prior.scale
     if frame.scale is not None:
-        scale = jnp.asarray(scale) * frame.scale * frame.scale
+        scale = frames.times(frames.times(jnp.asarray(scale), frame.scale).T, frame.scale).T
     return NormalInverseWishart(mean, prior.shrinkage, prior.degrees_of_freedom, scale, prior.concentration)
+
+
+def num_rows(prior: NormalInverseWishart, params: Any, is_on: Array) -> Array:
+    """How many rows the prior is to a component's covariance, of shape (): the power of $|C_k|^{-1/2}$ in it."""
+    return _denominator(_values(prior, params), params, _fraction(params, is_on))
 
 
 @jax.jit

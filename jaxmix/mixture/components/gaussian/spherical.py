@@ -42,9 +42,8 @@ class Spherical(NamedTuple):
     def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The mean of each component's weighted variances."""
         between = linalg.safe_divide(counts, denominators) * jnp.sum(jnp.square(moments.shift(counts)), axis=1)
-        squares = jnp.maximum(linalg.safe_divide(moments.second, denominators) - between, 0)
-        squares += linalg.safe_divide(noise, denominators)
-        variances = squares / moments.first.shape[1]
+        second, added = (linalg.safe_divide(each, denominators) for each in (moments.second, noise))
+        variances = base.squares(second, between, added) / moments.first.shape[1]
         return self._replace(scale=jnp.where(denominators == 0, self.scale, jnp.sqrt(variances)))
 
     def prepare(self, means: Array) -> base.Prepared:
@@ -74,7 +73,7 @@ class Spherical(NamedTuple):
     @staticmethod
     def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
-        return jnp.square(prepared.inverse[:, 0]) * jnp.sum(noise)
+        return jnp.square(prepared.inverse[:, 0]) * jnp.sum(noise, axis=1)
 
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviation."""

@@ -62,7 +62,11 @@ class Tied(NamedTuple):
     @staticmethod
     def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
-        return jnp.broadcast_to(jnp.sum(jnp.square(prepared.inverse) * noise[None]), prepared.means.shape[:1])
+        return jnp.sum(jnp.sum(jnp.square(prepared.inverse), axis=0)[None] * noise, axis=1)
+
+    def rescaled(self, factors: Array) -> Self:
+        """The covariances of features in other units."""
+        return self._replace(scale_tril=factors[:, None] * self.scale_tril)
 
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times the factor."""

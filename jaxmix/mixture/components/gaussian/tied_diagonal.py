@@ -40,7 +40,7 @@ class TiedDiagonal(NamedTuple):
     def maximize(self, counts: Array, moments: base.Moments, denominators: Array, noise: Array) -> Self:
         """The pooled variances."""
         between = jnp.sum(counts[:, None] * jnp.square(moments.shift(counts)), axis=0)
-        variances = (jnp.maximum(moments.second - between, 0) + noise) / jnp.sum(denominators)
+        variances = base.squares(moments.second, between, noise) / jnp.sum(denominators)
         return self._replace(scale=jnp.sqrt(variances))
 
     def prepare(self, means: Array) -> base.Prepared:
@@ -60,7 +60,11 @@ class TiedDiagonal(NamedTuple):
     @staticmethod
     def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
-        return jnp.broadcast_to(jnp.sum(jnp.square(prepared.inverse[0]) * noise), prepared.means.shape[:1])
+        return jnp.sum(jnp.square(prepared.inverse) * noise, axis=1)
+
+    def rescaled(self, factors: Array) -> Self:
+        """The covariances of features in other units."""
+        return self._replace(scale=factors * self.scale)
 
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times the standard deviations."""

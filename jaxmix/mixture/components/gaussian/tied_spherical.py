@@ -42,8 +42,7 @@ class TiedSpherical(NamedTuple):
         """The pooled variance, over all features."""
         between = jnp.sum(counts[:, None] * jnp.square(moments.shift(counts)))
         total = moments.first.shape[1] * jnp.sum(denominators)
-        squares = jnp.maximum(moments.second - between, 0) + noise
-        return self._replace(scale=jnp.sqrt(squares / total))
+        return self._replace(scale=jnp.sqrt(base.squares(moments.second, between, noise) / total))
 
     def prepare(self, means: Array) -> base.Prepared:
         """The inverse standard deviation."""
@@ -62,7 +61,7 @@ class TiedSpherical(NamedTuple):
     @staticmethod
     def noise_traces(prepared: base.Prepared, noise: Array) -> Array:
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
-        return jnp.broadcast_to(jnp.square(prepared.inverse[0, 0]) * jnp.sum(noise), prepared.means.shape[:1])
+        return jnp.square(prepared.inverse[0, 0]) * jnp.sum(noise, axis=1)
 
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times the standard deviation."""
