@@ -192,8 +192,7 @@ class Gaussian(Component):
         """By the pivots of the covariances: one that is little more than the rounding of a variance is not known."""
         if self.covariance not in MATRICES + VARIANCES:
             return None
-        tril = params.covariance[0] if self.covariance in MATRICES else None
-        return noises.loss_rounding(params.covariance.prepare(params.means), tril, self.origin)
+        return noises.loss_rounding(params, self.origin, factors=self.covariance in MATRICES)
 
     def initial(self, k: int, num_features: int, dtype: Any) -> Normal:
         """Standard normal components."""

@@ -129,22 +129,23 @@ def rounding(means: Array, origin: Array | None) -> Array:
     return jax.lax.stop_gradient(0.5 * jnp.finfo(means.dtype).eps * jnp.abs(places))
 
 
-def loss_rounding(prepared: base.Prepared, scale_tril: Array | None, origin: Array | None) -> Array:
+def loss_rounding(params: Any, origin: Array | None, *, factors: bool) -> Array:
     """How far rounding may move the log density of a row, about, of shape (K,).
 
     By what means move, in units of the pivots, and by what pivots change, of which half is taken for known.
 
     Args:
-      prepared: what a family of the library prepared, as `held_up` takes it.
-      scale_tril: the factors, of shape (K, D, D) or (D, D); None for a family of standard deviations.
+      params: a `Normal` of a family of the library.
       origin: the place of zero in the caller's coordinates.
+      factors: whether the family holds Cholesky factors, and not standard deviations.
     """
-    moves = jnp.square(rounding(prepared.means, origin))
-    if scale_tril is None:
-        return jnp.sum(jnp.minimum(2 * moves * jnp.square(prepared.inverse), 2), axis=1)
-    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).reshape(-1, moves.shape[1])
-    changes = base.pivot_rounding(jnp.sum(jnp.square(scale_tril), axis=-1)).reshape(-1, moves.shape[1])
-    each = jnp.minimum(2 * moves / pivots, 2) + jnp.minimum(jnp.square(2 * changes / pivots), 4)
+    means, moves = params.means, 2 * jnp.square(rounding(params.means, origin))
+    if not factors:
+        return jnp.sum(jnp.minimum(moves * jnp.square(params.covariance.prepare(means).inverse), 2), axis=1)
+    (scale_tril,) = params.covariance
+    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).reshape(-1, means.shape[1])
+    changes = base.pivot_rounding(jnp.sum(jnp.square(scale_tril), axis=-1)).reshape(-1, means.shape[1])
+    each = jnp.minimum(moves / pivots, 2) + jnp.minimum(jnp.square(2 * changes / pivots), 4)
     return jnp.sum(each, axis=1)
 
 
