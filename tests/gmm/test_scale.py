@@ -125,7 +125,10 @@ class Variances(NamedTuple):
 
     variances: jax.Array
 
-    identity = classmethod(lambda cls, k, num_features, dtype: cls(jnp.ones((k, num_features), dtype)))
+    @classmethod
+    def identity(cls, k: int, num_features: int, dtype: Any) -> "Variances":
+        return cls(jnp.ones((k, num_features), dtype))
+
     moments = staticmethod(gmm.Diagonal.moments)
     log_density = staticmethod(gmm.Diagonal.log_density)
     num_free_parameters = staticmethod(gmm.Diagonal.num_free_parameters)
