@@ -163,6 +163,7 @@ def test_mixtures_equal_single_fits(num_parallel):
             np.testing.assert_allclose(point.params.means, single.params.means, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixtures_start_from_centers_and_run_under_jit():
     def losses(key, x):
         options: Any = {"covariances": [gmm.Diagonal], "init": X[:3], "max_steps": 2}
