@@ -17,8 +17,8 @@ class Data(NamedTuple):
       origin: Array of shape (D,). In each feature the weighted mean of the rows where subtracting it from every row is
         exact (all rows lie between half and twice the mean), and 0 elsewhere. Fits move the rows there: so float32
         holds far from zero, and no digit of any row changes.
-      scale: Array of shape (D,), what features are multiplied by where a seeding measures distances, which a model may
-        ask for (`Problem.seeding_scale`); None for 1.
+      scale: Array of shape (D,), what features are multiplied by where a seeding measures distances; None for 1. A fit
+        sets it to what its model asks for (`Problem.seeding_scale`).
 
     Example:
       >>> from jaxmix import as_data

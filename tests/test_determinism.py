@@ -104,6 +104,7 @@ def test_starts_of_mixtures_have_the_same_bits_whatever_their_number(family):
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:3]), *fits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [gmm.Diagonal, pytest.param(gmm.Full, marks=pytest.mark.slow)])
 def test_fits_side_by_side_have_the_same_bits_whatever_their_number(family):
     x = np.asarray(rows()[:300, :5])

@@ -95,6 +95,7 @@ def test_a_second_call_compiles_nothing(name, small):
         assert compiled(lambda given=given: function(*given)) == []
 
 
+@pytest.mark.slow
 def test_draws_go_by_parts(monkeypatch):
     few = gmm.sample(jax.random.key(0), FULL, 6)
     monkeypatch.setattr("jaxmix.mixture.densities.DRAWN", 100)

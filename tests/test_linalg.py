@@ -92,6 +92,7 @@ def test_a_matrix_that_is_not_definite_has_no_factor_and_spoils_no_other(broken)
     np.testing.assert_array_equal(factors[1], 2 * np.eye(2))
 
 
+@pytest.mark.slow
 def test_the_derivatives_of_factors_and_inverses_are_right_in_both_modes():
     matrix = jnp.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]])
     check_grads(lambda a: linalg.cholesky((a + a.T) / 2), (matrix,), order=1, modes=["fwd", "rev"])

@@ -195,6 +195,7 @@ TABLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES, ids=str)
 @pytest.mark.parametrize("x64", [False, True])
 def test_agreement_keeps_its_digits_beside_a_frequent_label(table, x64):
@@ -218,6 +219,7 @@ def test_agreement_counts_rows_past_the_integers_of_float32():
     np.testing.assert_allclose(rand, exact_rand(np.array([[29_999_998, 0], [1, 1]])), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_agreement_has_the_gradient_of_finite_differences_in_the_weights():
     from jax.test_util import check_grads
 

@@ -163,6 +163,7 @@ def test_mixtures_equal_single_fits(num_parallel):
             np.testing.assert_allclose(point.params.means, single.params.means, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixtures_start_from_centers_and_run_under_jit():
     def losses(key, x):
         options: Any = {"covariances": [gmm.Diagonal], "init": X[:3], "max_steps": 2}
@@ -280,3 +281,21 @@ def test_a_sweep_without_memory_names_the_arguments_to_change():
 
     with pytest.raises(MemoryError, match=r"1 of 2 points.*`num_parallel`.*Blocks"):
         sweep.grid(fit, {"key": jax.random.split(jax.random.key(0), 2)}, num_parallel=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 3}, r"`mixtures` sets \['k'\]"),
+        ({"regularizations": []}, "`regularizations` must have shape"),
+        ({"regularizations": 0.1}, "`regularizations` must have shape"),
+        ({"regularizations": [[0.1, 0.2, 0.3]]}, "`regularizations` must have shape"),
+        ({"regularizations": [0.1, -1.0]}, "`regularizations` must be finite and at least 0"),
+        ({"covariances": gmm.Full}, "`covariances` must be a list"),
+        ({"covariances": [gmm.Full, gmm.Full]}, "`covariances` must be a list"),
+        ({"covariances": []}, "`covariances` must be a list"),
+    ],
+)
+def test_arguments_of_mixtures_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.mixtures(KEY, np.asarray(X), [2], **options)

@@ -287,6 +287,7 @@ def test_import_changes_no_configuration_and_stays_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_programs_of_choices_without_fields_are_told_apart():
     x = np.random.default_rng(0).normal(size=(20, 2))
     start = gmm.start.from_labels(np.arange(20) % 2, x, 2)

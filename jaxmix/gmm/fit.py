@@ -40,8 +40,9 @@ def fit(
     $$\max \sum_n w_n \log \sum_k \pi_k N(x_n \mid m_k, C_k)$$
 
     Each restart is a seeding, some steps of K-means, one M-step from its labels, and then the solver. Distances of
-    the first two are in standard deviations of each feature, but where the family has one variance for all features.
-    So $c_d$ times feature d, for any positive $c_d$, gives the same fit, in those units. Traceable: only `k`,
+    the first two are in standard deviations of each feature (of 1024 rows, where there are more), but where the family
+    has one variance for all features. Features in other units have the same fit, to rounding: each in its own, or all
+    in one for such a family; a prior and a regularization must be in these units too. Traceable: only `k`,
     `covariance`, `restarts`, `max_steps` and the choice of functions are static.
 
     Args:

@@ -31,11 +31,11 @@ def run(
 ) -> Fit:
     r"""Runs a solver from one start until it converges, fails, or the steps run out, in one `while_loop`.
 
-    The tolerance on the loss $\ell$ is $\text{atol} \sum_n w_n + \text{rtol}\,|\ell|$; what it is compared
-    with is the solver's own rule. At tolerance 0, EM stops only at a bit-exact fixed point. Everything but
-    `max_steps` and the choice of functions is traced: `jax.vmap` and `jax.jit` it over tolerances, step sizes,
-    starts, keys and data sets, with one compile. Reverse-mode differentiation does not go through the loop; by
-    the envelope theorem the gradient of the optimal loss is that of `objective` at `Fit.params`.
+    The tolerance on the loss $\ell$ is $\text{atol} \sum_n w_n + \text{rtol}\,|\ell|$, with $|\ell|$ in the unit of
+    the fit (see `Problem.unit`); what it is compared with is the solver's own rule. At tolerance 0, EM stops only at a
+    bit-exact fixed point. Everything but `max_steps` and the choice of functions is traced: `jax.vmap` and `jax.jit` it
+    over tolerances, step sizes, starts, keys and data sets, with one compile. Reverse-mode differentiation does not go
+    through the loop; by the envelope theorem the gradient of the optimal loss is that of `objective` at `Fit.params`.
 
     Args:
       problem: a `Problem`, such as `kmeans.KMeans()`.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import fitting, gmm, seeding, validation
@@ -22,7 +23,7 @@ from jaxmix.solver import Fit
 from jaxmix.sweep.grid import Sweep, told_of_memory
 from jaxmix.typing import ArrayLike
 
-SET = {"covariance", "regularization", "num_active"}
+SET = {"k", "covariance", "regularization", "num_active"}
 """The arguments of `gmm.fit_restarts` that `mixtures` sets."""
 
 
@@ -83,19 +84,20 @@ def mixtures(
     known = inspect.signature(gmm.fit_restarts).parameters
     unknown = [name for name in options if name not in known]
     if unknown:
-        left = [name for name in known if name not in (*inspect.signature(mixtures).parameters, "k", *SET)]
+        left = [name for name in known if name not in (*inspect.signature(mixtures).parameters, *SET)]
         raise ValueError(f"`mixtures` has no arguments {unknown}. Its options are {left}, of `gmm.fit_restarts`.")
     ks = [validation.check_int(k, "ks", least=1) for k in ks]
     data = validation.as_data(x, weights)
     if not ks:
         raise ValueError("`ks` must hold at least one number of components.")
-    if not covariances:
-        raise ValueError("`covariances` must hold at least one covariance family, such as gmm.Full.")
+    titles = [getattr(each, "__name__", "") for each in covariances] if isinstance(covariances, Sequence) else []
+    if not titles or len(set(titles)) < len(titles):
+        raise ValueError("`covariances` must be a list of covariance families of different names, such as [gmm.Full].")
     most = max(ks)
     validation.check_count(most, data, "max(ks)")
     axes = {"k": jnp.asarray(ks)}
     if regularizations is not None:
-        axes["regularization"] = validation.as_floating(regularizations, "regularizations").astype(data.x.dtype)
+        axes["regularization"] = _as_variances(regularizations, data)
     settings = {name: parameter.default for name, parameter in known.items()} | options | {"restarts": restarts}
     values = axes.get("regularization")
     # Families whose features have units of their own measure distances in these: there are two kinds of starts.
@@ -120,6 +122,19 @@ def mixtures(
     numbers = jnp.arange(centers.shape[0] // len(ks))
     swept = [Sweep(names, (*axes.values(), numbers), table) for table in tables]
     return {each.__name__: table for each, table in zip(covariances, swept, strict=True)}
+
+
+def _as_variances(values: ArrayLike, data: Data) -> Array:
+    """The values of the axis, each one number or one for each feature."""
+    found = validation.as_floating(values, "regularizations").astype(data.x.dtype)
+    if found.shape[:1] in ((), (0,)) or found.shape[1:] not in ((), data.x.shape[1:]):
+        raise ValueError(
+            f"`regularizations` must have shape (V,), or (V, {data.x.shape[1]}) for a variance of each column, with at "
+            f"least one value, got {found.shape}."
+        )
+    if validation.is_concrete(found) and not (np.isfinite(found) & (np.asarray(found) >= 0)).all():
+        raise ValueError("`regularizations` must be finite and at least 0.")
+    return found
 
 
 class Program(NamedTuple):
@@ -187,8 +202,8 @@ def _family(
     size: int,
 ) -> Program:
     """The program of one family, which lacks the centers."""
-    # Each value takes the place of this one.
-    regularization = None if values is None else 0.0
+    # Each value takes the place of this one, of which the unit of the fits is made.
+    regularization = None if values is None else jnp.max(values, axis=0)
     problem = gmm.GaussianMixture(covariance, settings["prior"], regularization, settings["assignment"])
     chosen = {name: settings[name] for name in ("solver", "max_steps", "rtol", "atol", "reduce")}
     common, fixed = fitting.settings(problem, data, k, None, **chosen)

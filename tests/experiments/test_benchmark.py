@@ -43,6 +43,7 @@ def test_ratios_to_peers_are_positive_and_finite(smoke):
             assert 0 < row[name] < math.inf, row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["kmeans", "full"])
 def test_a_contender_that_is_wrong_voids_its_row_alone(model):
     case = Case(model, 500, 3, 4, 3) if model == "kmeans" else Case(model, 400, 3, 2, 3)
@@ -84,6 +85,7 @@ def test_a_wrong_label_is_found():
     assert judge.verdict(outcome._replace(labels=others)).startswith("labels")
 
 
+@pytest.mark.slow
 def test_wrong_labels_of_a_mixture_are_counted():
     case = Case("tied diagonal", 500, 3, 2, 0)
     x = rows(case)

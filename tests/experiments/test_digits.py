@@ -46,6 +46,7 @@ def test_rows_of_other_classes_are_not_there():
         np.testing.assert_allclose(fits.params.log_weights[c], alone.params.log_weights, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_class_of_one_gaussian_has_its_own_mean_and_covariance():
     fits = digits.class_fits(KEY, X, MASKS, 0.5, k=1, covariance=gmm.Full)
     for c in range(3):

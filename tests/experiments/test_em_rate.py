@@ -36,6 +36,7 @@ def test_the_rate_is_the_largest_eigenvalue_of_the_whole_jacobian(at_rest):
     np.testing.assert_allclose(lengths[1] / lengths[0], rate.value, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_step_is_p_times_the_gradient_and_uphill(at_rest):
     data, point, _, _ = at_rest
     for _ in range(5):

@@ -56,6 +56,7 @@ def test_poor_minima_cost_more_and_restarts_avoid_them(tmp_path):
         assert (np.diff(shares) <= 0).all()
 
 
+@pytest.mark.slow
 def test_the_bound_touches_after_each_e_step_and_never_falls(tmp_path):
     rows = gmm_steps.main(gmm_steps.Options(smoke=True, output=tmp_path))
     assert_whole(tmp_path, "frames", "bound")

@@ -115,6 +115,7 @@ def test_a_component_that_loses_its_rows_goes_to_the_prior_even_beside_a_constan
     assert np.isfinite(fit.trace).all()
 
 
+@pytest.mark.slow
 def test_a_constant_feature_holds_up_every_component():
     x = np.c_[X, np.ones(80)]
     for dtype in (np.float32, np.float64):

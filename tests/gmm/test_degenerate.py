@@ -162,7 +162,7 @@ def table() -> str:
             column,
             id=f"{case.name}-{column}",
             marks=[pytest.mark.slow]
-            if column == "diagonal" or (case.hidden and column not in ("kmeans", "likelihood"))
+            if column in ("prior", "diagonal") or (case.hidden and column not in ("kmeans", "likelihood"))
             else [],
         )
         for case in CASES

@@ -209,6 +209,7 @@ def test_a_collapsing_component_ends_alone():
     assert solve.best(fits).loss == fits.loss[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [gmm.Full, *(pytest.param(family, marks=pytest.mark.slow) for family in (gmm.Diagonal, gmm.Spherical))]
 )

@@ -77,6 +77,7 @@ def test_fit_finds_separated_clusters_with_the_most_and_the_least_free_family():
         assert isinstance(fit.params.covariance, family)
 
 
+@pytest.mark.slow
 def test_init_may_be_centers_or_a_mixture():
     start = gmm.start.from_centers(X[:3], X)
     from_centers = gmm.fit(KEY, X, 3, init=X[:3], max_steps=20)
@@ -99,6 +100,7 @@ def test_fit_vmaps_over_the_regularization():
     assert (np.diff(losses) > 0).all()
 
 
+@pytest.mark.slow
 def test_float32_is_kept_and_holds_far_from_the_origin():
     near = gmm.fit(KEY, X, 3, init=X[:3], max_steps=10)
     far = gmm.fit(KEY, (X + 1e4).astype(np.float32), 3, init=(X[:3] + 1e4).astype(np.float32), max_steps=10)

@@ -260,6 +260,7 @@ def test_what_is_singular_by_likelihood_has_a_map(family, x, num_rows):
     assert least >= (1 - 1e-9) / (num_rows + (11 if family is gmm.Tied else 10))
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_strength_is_each_of_its_fits():
     start = mixture(gmm.Full)
 
@@ -279,6 +280,7 @@ def test_a_sweep_over_the_strength_is_each_of_its_fits():
     assert (np.diff(np.abs(fits.params.means - MEAN[None, None]).max(axis=(1, 2))) < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [gmm.Full, pytest.param(gmm.TiedSpherical, marks=pytest.mark.slow)])
 def test_blocks_count_the_prior_once(family):
     problem = gmm.GaussianMixture(family, PRIOR)
@@ -355,6 +357,7 @@ def test_fraley_raftery_is_the_scaled_covariance_of_the_rows(family):
     np.testing.assert_allclose(one.scale, [[X[:, 0].var(ddof=1) / 16]], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own_has_a_scale_of_the_trace_that_full_families_have():
     # Five features and two numbers a covariance: no count of numbers tells the form of its prior.
     exchangeable = from_docs("extend.md", "Exchangeable").Exchangeable

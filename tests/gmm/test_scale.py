@@ -1,13 +1,14 @@
 """A fit of scaled rows is the scaled fit: each feature has its own unit, and round families have one for all."""
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import datasets
 
-from jaxmix import gmm
+from jaxmix import Status, as_data, gmm, sweep
 from tests.mixtures import FAMILIES
 
 KEY = jax.random.key(3)
@@ -117,3 +118,86 @@ def test_a_fit_with_the_weak_prior_scales_too(family):
     for part, value in parts(found.params, factors).items():
         wanted = parts(plain.params)[part]
         np.testing.assert_allclose(value, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max(), err_msg=part)
+
+
+class Variances(NamedTuple):
+    """A family that holds variances, which do not scale as the rows do."""
+
+    variances: jax.Array
+
+    @classmethod
+    def identity(cls, k: int, num_features: int, dtype: Any) -> "Variances":
+        return cls(jnp.ones((k, num_features), dtype))
+
+    moments = staticmethod(gmm.Diagonal.moments)
+    log_density = staticmethod(gmm.Diagonal.log_density)
+    num_free_parameters = staticmethod(gmm.Diagonal.num_free_parameters)
+    component_fraction = staticmethod(gmm.Diagonal.component_fraction)
+    prior_degrees = staticmethod(gmm.Diagonal.prior_degrees)
+
+    def root(self):
+        return gmm.Diagonal(jnp.sqrt(self.variances))
+
+    def maximize(self, counts, moments, denominators, noise):
+        return Variances(jnp.square(self.root().maximize(counts, moments, denominators, noise).scale))
+
+    def prepare(self, means):
+        return self.root().prepare(means)
+
+    def transform_noise(self, labels, noise):
+        return self.root().transform_noise(labels, noise)
+
+    def to_dense(self, k, num_features):
+        return self.root().to_dense(k, num_features)
+
+    def unconstrain(self):
+        return Variances(jnp.log(self.variances))
+
+    def constrain(self):
+        return Variances(jnp.exp(self.variances))
+
+
+def test_a_family_without_a_method_for_it_is_fitted_in_the_unit_of_the_rows():
+    own = gmm.fit(KEY, 40 * CLUSTERS, 3, covariance=Variances, restarts=2, max_steps=30)
+    diagonal = gmm.fit(KEY, 40 * CLUSTERS, 3, covariance=gmm.Diagonal, restarts=2, max_steps=30)
+    order, same = (np.argsort(np.asarray(fit.params.means)[:, 0]) for fit in (own, diagonal))
+    np.testing.assert_allclose(own.params.covariances[order], diagonal.params.covariances[same], rtol=1e-4)
+    np.testing.assert_allclose(own.loss, diagonal.loss, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("constant", "width"), [(1e18, 1e-10), (1e6, 1e-20), (1e30, 1e-10)])
+def test_a_large_constant_beside_a_narrow_feature_ends_finite_in_float32(constant, width):
+    x = np.c_[np.full(60, constant), width * CLUSTERS[:60, 0]].astype(np.float32)
+    fits = gmm.fit_restarts(KEY, x, 2, restarts=2, max_steps=20)
+    assert np.isfinite(fits.loss).all()
+    np.testing.assert_allclose(fits.params.means[..., 0], constant, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0])
+def test_a_traced_regularization_that_is_none_is_not_taken_for_zero(value):
+    fit = jax.jit(lambda r: gmm.fit(KEY, CLUSTERS, 2, regularization=r, restarts=2, max_steps=20))(value)
+    assert fit.status == Status.NONFINITE
+
+
+def test_a_row_of_weight_zero_in_data_does_not_widen_the_noise():
+    data = as_data(np.concatenate([CLUSTERS, CLUSTERS[:1]]))
+    data = data._replace(x=data.x.at[-1, 0].set(1e300), weights=data.weights.at[-1].set(0.0))
+    np.testing.assert_allclose(gmm.noise_floor(data), gmm.noise_floor(CLUSTERS), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(gmm.noise_floor)(data), gmm.noise_floor(CLUSTERS), rtol=1e-12)
+
+
+def test_a_wide_prior_or_noise_beside_narrow_rows_is_within_range():
+    x = (1e-20 * CLUSTERS[:, :2]).astype(np.float32)
+    prior = gmm.NormalInverseWishart(jnp.zeros(2), 0.01, 4.0, jnp.eye(2))
+    each: list[dict[str, Any]] = [{"prior": prior}, {"regularization": 1e-2}]
+    for options in each:
+        assert np.isfinite(gmm.fit(KEY, x, 2, restarts=2, max_steps=20, **options).loss)
+    swept = sweep.mixtures(KEY, x, [2], covariances=[gmm.Full], regularizations=[1e-4, 1e-2], restarts=2, max_steps=20)
+    assert np.isfinite(swept["Full"].fits.loss).all()
+
+
+def test_a_prior_for_another_family_is_refused():
+    with pytest.raises(
+        ValueError, match=r"rows for Diagonal, less than 0. .* gmm.weak_prior\(x, covariance=gmm.Diagonal\)"
+    ):
+        gmm.fit(KEY, CLUSTERS, 2, covariance=gmm.Diagonal, prior=gmm.weak_prior(CLUSTERS))

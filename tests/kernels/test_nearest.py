@@ -140,6 +140,7 @@ def test_under_vmap_and_jit_every_lane_is_its_own(k, num_features):
         assert_equal(jax.tree.map(lambda leaf, lane=lane: leaf[lane], lanes), kmeans.e_step(start, data), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "num_features"), [(7, 3), (9, 16)])
 def test_loss_and_its_derivatives_are_those_of_the_objective(k, num_features):
     centers, data = case(k, num_features)

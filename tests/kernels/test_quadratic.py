@@ -190,6 +190,7 @@ def test_the_loss_moves_by_less_than_a_fit_takes_for_rounding_also_near_zero():
     assert found[0.1][1] > slack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_alone_is_that_of_the_statistics_and_its_gradient_is_fishers(family):
     params, data = case(family, 2)

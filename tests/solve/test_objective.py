@@ -43,6 +43,7 @@ def case(name: str, num_rows: int) -> tuple[Problem, Any, Any]:
 
 
 NAMES = ("kmeans", "kmeans_map", "mixture", "mixture_map", "mixture_off", "poisson")
+QUICK = ("kmeans", "mixture_map")
 
 
 def whole_loss(problem: Problem, free: Any, anchor: Any, rows: Rows) -> Any:
@@ -60,7 +61,7 @@ def close(actual: Any, desired: Any, tolerance: float = 1e-12) -> None:
 
 
 @pytest.mark.parametrize("size", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (None, 61, 10))])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n not in QUICK)])
 def test_the_gradient_is_that_of_the_whole_loss(name, size):
     problem, params, data = case(name, 61)
     objective = solve.make_objective(problem, params, data, reduce=Blocks(size))

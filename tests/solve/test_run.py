@@ -380,6 +380,7 @@ def test_leaves_that_are_not_floats_keep_their_dtype():
     np.testing.assert_array_equal(fit.params["centers"][2], case.starts[0][2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [kmeans.KMeans(), PLAIN], ids=lambda problem: type(problem).__name__)
 @pytest.mark.parametrize("solver", ["over_relaxed", "squarem", "anderson", "lbfgs", "stepwise", "adam"])
 def test_float32_far_from_the_origin(problem, solver):

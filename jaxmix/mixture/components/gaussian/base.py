@@ -156,6 +156,15 @@ class HasUnits(Protocol):
 
 
 @runtime_checkable
+class HasUnit(Protocol):
+    """A family that has one unit for all features: with C it holds $u^2 C$."""
+
+    def rescaled_by(self, factor: Array) -> Self:
+        """The covariances of rows that are multiplied by a factor of shape ()."""
+        ...
+
+
+@runtime_checkable
 class HasPriorScale(Protocol):
     """A family that says the scale of its default prior."""
 

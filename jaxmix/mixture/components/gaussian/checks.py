@@ -6,13 +6,13 @@ import numpy as np
 
 
 def check_shape(regularization: Any, wanted: tuple[int, ...]) -> None:
-    """Rejects variances that are neither one number nor one for each feature.
+    """Rejects variances that are neither one number nor one for each feature, nor None.
 
     Raises:
       ValueError: with both shapes.
     """
     shape = np.shape(regularization)
-    if shape not in ((), wanted):
+    if regularization is not None and shape not in ((), wanted):
         raise ValueError(
             f"`regularization` must be one number, or have shape {wanted}, a variance for each column of `x`, "
             f"got {shape}."

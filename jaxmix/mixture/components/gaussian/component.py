@@ -106,8 +106,8 @@ class Gaussian(Component):
         of the rows. 0 is maximum likelihood: a component that collapses onto a row then ends its fit with
         `Status.NONFINITE`.
       spread: Array of shape (D,), the scale of each feature, of which R is made; `calibrate` sets it.
-      deviation: Array of shape (D,), the standard deviation of each feature, in units of which a seeding measures
-        distances; `calibrate` sets it.
+      deviation: Array of shape (D,), standard deviations, the units in which a seeding measures distances; also set so.
+      scale: Array of shape (D,) or (), the powers of two that a fit multiplies rows by; also set so.
       origin: Array of shape (D,), the place of zero in the caller's coordinates, which `moved` sets; None for zero.
       by_products: whether products of features are summed where that is accurate, static; `bind` sets it for fits of
         many rows.
@@ -127,6 +127,7 @@ class Gaussian(Component):
     regularization: Any = None
     spread: Array | None = None
     deviation: Array | None = None
+    scale: Array | None = None
     origin: Array | None = None
     by_products: bool = static(default=False)
 
@@ -139,7 +140,7 @@ class Gaussian(Component):
         if self.regularization is not None:
             check_variances(self.regularization, "regularization")
         if self.prior is not None:
-            priors.check(self.prior)
+            priors.check(self.prior, self.covariance)
 
     def prepare(self, params: Normal) -> Prepared:
         """Inverse factors, log-determinants, and on CPU the densities as sums of products."""
@@ -186,14 +187,14 @@ class Gaussian(Component):
             return None
         noise = jnp.broadcast_to(jnp.asarray(known, means.dtype), means.shape)
         # A width below the rounding of its place is rounding, and so would the likelihood be.
-        return jnp.where(noise > 0, jnp.maximum(noise, jnp.square(noises.rounding(means, self.origin))), 0)
+        widened = jnp.maximum(noise, jnp.square(noises.rounding(means, self.origin)))
+        return jnp.where(noise > 0, widened, jnp.where(noise == 0, 0, jnp.nan))
 
     def loss_rounding(self, params: Normal) -> Array | None:
         """By the pivots of the covariances: one that is little more than the rounding of a variance is not known."""
         if self.covariance not in MATRICES + VARIANCES:
             return None
-        tril = params.covariance[0] if self.covariance in MATRICES else None
-        return noises.loss_rounding(params.covariance.prepare(params.means), tril, self.origin)
+        return noises.loss_rounding(params, self.origin, factors=self.covariance in MATRICES)
 
     def initial(self, k: int, num_features: int, dtype: Any) -> Normal:
         """Standard normal components."""
@@ -235,26 +236,25 @@ class Gaussian(Component):
 
     def calibrate(self, data: Data) -> "Gaussian":
         """With the spread of the rows, of which the unit is made, and the noise where none is given."""
-        if self.regularization is not None:
-            checks.check_shape(self.regularization, data.x.shape[1:])
+        checks.check_shape(self.regularization, data.x.shape[1:])
         spread, deviation = noises.scales(data)
-        return dataclasses.replace(self, spread=spread, deviation=deviation)
+        scale = units.unit_of(self.covariance, spread, self.regularization, self.prior)
+        return dataclasses.replace(self, spread=spread, deviation=deviation, scale=scale)
 
     def unit(self) -> Array | None:
-        """That of each feature, near its spread; one for all where the family has one variance for all."""
-        return units.unit_of(self.covariance, self.spread, self.regularization)
+        """That of each feature, near its spread, or one for all."""
+        return self.scale
 
     def loss_shift(self, params: Normal, is_on: Array, frame: Frame, total: Array) -> Array | float:
         """The log volume of the unit, for each row and each row of the prior."""
         return units.loss_shift(self.prior, params, is_on, frame, total)
 
     def seeding_scale(self) -> Array | None:
-        """One over the standard deviations; one power of two for all features where the family has one unit."""
+        """One over the standard deviations, or one power of two for all features."""
         return units.seeding_scale(self.covariance, self.deviation)
 
     def bind(self, rows: Rows, reduce: Any) -> "Gaussian":
         """By products of features where there are many rows, on CPU: elsewhere both ways take about the same time."""
-        # A fact of the whole fit: the size of a block changes nothing.
         many = rows.x.size >= quadratic.LEAST_ROWS * rows.x.shape[-1] and jax.default_backend() == "cpu"
         return dataclasses.replace(self, by_products=many)
 
@@ -268,10 +268,11 @@ class Gaussian(Component):
             if regularization is not None:
                 regularization = jnp.asarray(regularization) * frame.scale * frame.scale
         spread, deviation, origin = scales
-        moved = Gaussian(self.covariance, prior, regularization, spread, deviation, origin, self.by_products)
-        if params is None:
-            return moved, None
-        return moved, Normal(frame.apply(params.means), units.rescaled(params.covariance, frame.scale))
+        scale = self.scale if frame.scale is None else None
+        moved = Gaussian(self.covariance, prior, regularization, spread, deviation, scale, origin, self.by_products)
+        if params is not None:
+            params = Normal(frame.apply(params.means), units.rescaled(params.covariance, frame.scale))
+        return moved, params
 
     def held_up(self, params: Normal) -> Array | None:
         """Those of which the variance in some direction is mostly noise."""
@@ -300,9 +301,8 @@ class Gaussian(Component):
 
     def footprint(self, k: int, num_features: int) -> Footprint:
         """The differences of rows and means; on CPU, what stays in the cache of one core."""
-        num_products = 2 * num_features + 1
-        if self.covariance is Full:
-            num_products = (num_features + 1) * (num_features + 2) // 2
+        full = self.covariance is Full
+        num_products = (num_features + 1) * (num_features + 2) // 2 if full else 2 * num_features + 1
         rows = min(max(ROOM // k, LEAST_ROWS), PRODUCTS_ROOM // (num_products + 2 * k), MOST_ROWS)
         return Footprint(k * num_features, room=rows * k * num_features)
 

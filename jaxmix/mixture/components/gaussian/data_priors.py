@@ -33,7 +33,8 @@ def fraley_raftery(
       weights: array of shape (N,), non-negative; None for ones.
 
     Returns:
-      A `NormalInverseWishart`. Where the rows lie in a subspace (N <= D, collinear or constant columns), S is
+      A `NormalInverseWishart`. Where features are independent its scale is one number for all of them, and such a fit
+      depends on their units. Where the rows lie in a subspace (N <= D, collinear or constant columns), S is
       singular and so is a full $\Lambda$: the noise of the rows (`noise_floor`) alone keeps such a fit finite, and a
       component that loses all its rows ends it.
 

@@ -52,7 +52,8 @@ def noise_floor(x: Data | ArrayLike, *, weights: ArrayLike | None = None) -> Arr
     normal distribution: outliers do not change it, and clusters far apart have the scale of one of them. Where so many
     rows are equal, or there are fewer than five, it is half the median distance from the median of the rows that differ
     from it: that of a binary feature is half the distance of its values. A constant feature takes the least scale of
-    the others, or 1. Of more than 1024 rows, 1024 are taken.
+    the others, or 1, and at least the rounding of its value. Of more than 1024 rows, 1024 are taken. A row of more than
+    2^48 spreads in float32, or 2^400 in float64, makes the scale larger.
 
     Args:
       x: array of shape (N, D), or `Data`.
@@ -92,21 +93,23 @@ def scales(data: Data) -> tuple[Array, Array]:
     least = RANGE[jnp.finfo(dtype).bits]
     if not validation.is_concrete(data):
         rows, weights = _chosen(data.weights, jnp)
-        ranges = jnp.max(least * data.x, axis=0) - jnp.min(least * data.x, axis=0)
-        features = data.x[rows].T
+        there, x = (data.weights > 0)[:, None], least * data.x
+        ranges = jnp.max(x, axis=0, where=there, initial=-jnp.inf) - jnp.min(x, axis=0, where=there, initial=jnp.inf)
+        features = linalg.fill_absent(data.x[rows], weights).T
         unit = unit_of(_sizes(features, jnp))
         robust, standard = _scales(features * unit[:, None], weights, ranges * unit, jnp)
-        return _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, jnp)
+        return _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, jnp)
     with jax.ensure_compile_time_eval():
         x = memory.on_host(data.x)
-        rows, weights = _chosen(np.asarray(memory.on_host(data.weights)), np)
-        features = np.array(np.asarray(x[rows]).T)
+        counts = np.asarray(memory.on_host(data.weights))
+        rows, weights = _chosen(counts, np)
+        features = np.array(linalg.fill_absent(np.asarray(x[rows]), weights).T)
         # Subnormal numbers are zero, as they are in compiled programs.
         features[np.abs(features) < np.finfo(dtype).tiny] = 0
-        low, high = (np.asarray(each) for each in _extremes(x))
+        low, high = (np.asarray(each) for each in _extremes(x if counts.all() else x[counts > 0]))
         unit = np.asarray(unit_of(_sizes(features, np)))
         robust, standard = _scales(features * unit[:, None], weights, (least * high - least * low) * unit, np)
-        spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, np)
+        spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, np)
         return memory.copied(spread), memory.copied(deviation)
 
 
@@ -129,22 +132,23 @@ def rounding(means: Array, origin: Array | None) -> Array:
     return jax.lax.stop_gradient(0.5 * jnp.finfo(means.dtype).eps * jnp.abs(places))
 
 
-def loss_rounding(prepared: base.Prepared, scale_tril: Array | None, origin: Array | None) -> Array:
+def loss_rounding(params: Any, origin: Array | None, *, factors: bool) -> Array:
     """How far rounding may move the log density of a row, about, of shape (K,).
 
     By what means move, in units of the pivots, and by what pivots change, of which half is taken for known.
 
     Args:
-      prepared: what a family of the library prepared, as `held_up` takes it.
-      scale_tril: the factors, of shape (K, D, D) or (D, D); None for a family of standard deviations.
+      params: a `Normal` of a family of the library.
       origin: the place of zero in the caller's coordinates.
+      factors: whether the family holds Cholesky factors, and not standard deviations.
     """
-    moves = jnp.square(rounding(prepared.means, origin))
-    if scale_tril is None:
-        return jnp.sum(jnp.minimum(2 * moves * jnp.square(prepared.inverse), 2), axis=1)
-    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).reshape(-1, moves.shape[1])
-    changes = base.pivot_rounding(jnp.sum(jnp.square(scale_tril), axis=-1)).reshape(-1, moves.shape[1])
-    each = jnp.minimum(2 * moves / pivots, 2) + jnp.minimum(jnp.square(2 * changes / pivots), 4)
+    means, moves = params.means, 2 * jnp.square(rounding(params.means, origin))
+    if not factors:
+        return jnp.sum(jnp.minimum(moves * jnp.square(params.covariance.prepare(means).inverse), 2), axis=1)
+    (scale_tril,) = params.covariance
+    pivots = jnp.square(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).reshape(-1, means.shape[1])
+    changes = base.pivot_rounding(jnp.sum(jnp.square(scale_tril), axis=-1)).reshape(-1, means.shape[1])
+    each = jnp.minimum(moves / pivots, 2) + jnp.minimum(jnp.square(2 * changes / pivots), 4)
     return jnp.sum(each, axis=1)
 
 
@@ -159,7 +163,7 @@ def half_traces(family: Any, prepared: Any, means: Array, noise: Array) -> Array
     """
     if isinstance(family, base.HasNoise):
         return 0.5 * family.noise_traces(prepared, noise)
-    # By the family's own density about zero.
+    # By the family's own density about zero: squares, linear in the variance of each feature.
     about_zero = family.prepare(jnp.zeros_like(means))
     most = jnp.max(noise, axis=0)
     rows = jnp.concatenate([jnp.zeros_like(most)[None], jnp.diag(jnp.sqrt(most))])
@@ -229,13 +233,16 @@ def _scales(features: Any, weights: Any, least: Any, numpy: Any) -> tuple[Any, A
     return spread, numpy.where(found > 0, numpy.maximum(found, least), spread)
 
 
-def _of_every_feature(spread: Any, deviation: Any, numpy: Any) -> tuple[Any, Any]:
-    """`scales`, those of constant features too, which are 0 so far."""
+def _of_every_feature(spread: Any, deviation: Any, features: Any, numpy: Any) -> tuple[Any, Any]:
+    """`scales` of features (D, n), those of constant ones too, which are 0 so far."""
     # A constant feature has no scale of its own: it must not widen those that share a variance with it.
     info = jnp.finfo(spread.dtype)
     spread = numpy.where(spread > 0, numpy.maximum(spread, LEAST[info.bits] * float(info.tiny)), 0)
     least = numpy.where(spread > 0, spread, numpy.inf).min()
-    spread = numpy.where(spread > 0, spread, numpy.where(numpy.isfinite(least), least, 1)).astype(spread.dtype)
+    # But the rounding of its value is noise.
+    rounding = 0.5 * float(info.eps) * numpy.abs(features).max(axis=1)
+    least = numpy.maximum(numpy.where(numpy.isfinite(least), least, 1), rounding)
+    spread = numpy.where(spread > 0, spread, least).astype(spread.dtype)
     return spread, numpy.where(deviation > 0, deviation, spread)
 
 

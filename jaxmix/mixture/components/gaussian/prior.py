@@ -162,7 +162,7 @@ def penalty(prior: NormalInverseWishart, params: Any, log_weights: Array) -> Arr
     return jnp.sum(jnp.where(is_on, each, 0)) - by_weights
 
 
-def check(prior: NormalInverseWishart) -> None:
+def check(prior: NormalInverseWishart, family: Any) -> None:
     """Rejects concrete values that are not a prior.
 
     Raises:
@@ -173,6 +173,14 @@ def check(prior: NormalInverseWishart) -> None:
         arrays.check_nonnegative(getattr(prior, name), f"prior.{name}")
     num_features = np.shape(prior.mean)[0] if np.ndim(prior.mean) else 0
     arrays.check_least(prior.degrees_of_freedom, "prior.degrees_of_freedom", -(num_features + 1))
+    if validation.is_concrete(prior.degrees_of_freedom):
+        with jax.ensure_compile_time_eval():
+            rows = float(family.prior_degrees(jnp.asarray(prior.degrees_of_freedom, float), num_features))
+        if rows < 0:
+            raise ValueError(
+                f"`prior` makes {rows:g} rows for {family.__name__}, less than 0. Make it for this family, such as "
+                f"gmm.weak_prior(x, covariance=gmm.{family.__name__})."
+            )
     if validation.is_concrete(prior.concentration) and float(np.asarray(prior.concentration)) < 1:
         raise ValueError(
             f"`prior.concentration` must be at least 1, got {prior.concentration}: below 1 the posterior is unbounded "

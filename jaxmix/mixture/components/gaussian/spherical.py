@@ -75,6 +75,10 @@ class Spherical(NamedTuple):
         """The traces of the inverse covariances times those of the noise, of shape (K,)."""
         return jnp.square(prepared.inverse[:, 0]) * jnp.sum(noise, axis=1)
 
+    def rescaled_by(self, factor: Array) -> Self:
+        """The covariances of features in another unit."""
+        return self._replace(scale=factor * self.scale)
+
     def transform_noise(self, labels: Array, noise: Array) -> Array:
         """Each row times its component's standard deviation."""
         return self.scale[labels][:, None] * noise

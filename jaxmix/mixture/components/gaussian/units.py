@@ -1,5 +1,6 @@
 """The unit that each feature of a Gaussian fit is taken in: then data in other units have the same fit."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -7,28 +8,38 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import frame as frames
+from jaxmix import validation
 from jaxmix.frame import Frame
 from jaxmix.mixture.components.gaussian import base
 from jaxmix.mixture.components.gaussian import prior as priors
 
 
-def unit_of(family: type, spread: Array | None, regularization: Any) -> Array | None:
-    """Powers of two that bring the spread of features, or the noise where that is larger, to about one.
+def unit_of(family: type, spread: Array, regularization: Any, prior: Any) -> Array | None:
+    """Powers of two that bring features to about one: their spread, or the noise or the prior where that is wider.
+
+    Those that are traced are left out: the rows of many fits with other settings are then the same.
 
     Args:
       family: a covariance family.
-      spread: Array of shape (D,); None where there is none, which has no unit.
+      spread: Array of shape (D,).
       regularization: variances of the noise, of shape () or (D,); None for a noise of less than the spread.
+      prior: a `NormalInverseWishart` or None.
 
     Returns:
-      Array of shape (D,) where each feature of the family may have its own unit, else of shape ().
+      Array of shape (D,) where each feature of the family may have its own unit, of shape () where all have one; None
+      for other families.
     """
-    if spread is None:
-        return None
     sizes = spread
-    if regularization is not None:
-        sizes = jnp.maximum(spread, jnp.sqrt(jnp.asarray(regularization, spread.dtype)))
-    return frames.unit_of(sizes if has_units(family) else jnp.max(sizes))
+    wide = [regularization, None if prior is None else jnp.diagonal(jnp.asarray(prior.scale))]
+    for variances in wide:
+        if variances is not None and validation.is_concrete(variances, spread):
+            with jax.ensure_compile_time_eval():
+                sizes = jnp.maximum(sizes, jnp.sqrt(jnp.asarray(variances, spread.dtype)))
+    if has_units(family):
+        return frames.unit_of(sizes)
+    with jax.ensure_compile_time_eval() if validation.is_concrete(sizes) else contextlib.nullcontext():
+        largest = jnp.max(sizes)
+    return frames.unit_of(largest) if _is(family, base.HasUnit) else None
 
 
 def seeding_scale(family: type, deviation: Array | None) -> Array | None:
@@ -48,17 +59,14 @@ def seeding_scale(family: type, deviation: Array | None) -> Array | None:
 
 def has_units(family: type) -> bool:
     """Whether each feature of a family may have its own unit."""
-    return isinstance(family, type) and issubclass(family, base.HasUnits)
+    return _is(family, base.HasUnits)
 
 
 def rescaled(covariance: Any, scale: Array | None) -> Any:
     """The covariances of rows that are multiplied by a scale, of shape () or (D,)."""
     if scale is None:
         return covariance
-    if scale.ndim:
-        return covariance.rescaled(scale)
-    # Factors and standard deviations.
-    return jax.tree.map(lambda leaf: leaf * scale, covariance)
+    return covariance.rescaled(scale) if scale.ndim else covariance.rescaled_by(scale)
 
 
 def loss_shift(prior: Any, params: Any, is_on: Array, frame: Frame, total: Array) -> Array | float:
@@ -77,3 +85,7 @@ def loss_shift(prior: Any, params: Any, is_on: Array, frame: Frame, total: Array
     if prior is not None:
         rows = rows + jnp.sum(is_on, dtype=total.dtype) * priors.num_rows(prior, params, is_on)
     return rows * jnp.sum(jnp.broadcast_to(jnp.log(frame.scale), frame.origin.shape))
+
+
+def _is(family: Any, protocol: type) -> bool:
+    return isinstance(family, type) and issubclass(family, protocol)
