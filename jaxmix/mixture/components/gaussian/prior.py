@@ -110,7 +110,7 @@ def pseudo_counts(prior: NormalInverseWishart, counts: Array, is_on: Array) -> A
 
 def moved(prior: NormalInverseWishart, frame: Frame) -> NormalInverseWishart:
     """The prior of rows that `frame.apply` has moved: its mean moves, and its scale is in squared units of the rows."""
-    _check_shapes(prior, frame.origin.shape[0])
+    check_shapes(prior, frame.origin.shape[0])
     mean, scale = frame.apply(jnp.asarray(prior.mean)), prior.scale
     if frame.scale is not None:
         scale = frames.times(frames.times(jnp.asarray(scale), frame.scale).T, frame.scale).T
@@ -216,13 +216,18 @@ class _Values(NamedTuple):
 
 def _values(prior: NormalInverseWishart, params: Any) -> _Values:
     num_features, dtype = params.means.shape[1], params.means.dtype
-    _check_shapes(prior, num_features)
+    check_shapes(prior, num_features)
     fields = (prior.mean, prior.shrinkage, prior.degrees_of_freedom, prior.scale)
     mean, shrinkage, degrees, scale = (jnp.asarray(value, dtype) for value in fields)
     return _Values(mean, shrinkage, degrees, _pseudo_rows(scale), _concentration(prior, dtype))
 
 
-def _check_shapes(prior: NormalInverseWishart, num_features: int) -> None:
+def check_shapes(prior: NormalInverseWishart, num_features: int) -> None:
+    """Rejects a prior for another number of features.
+
+    Raises:
+      ValueError: with the shapes.
+    """
     fields = (prior.mean, prior.shrinkage, prior.degrees_of_freedom, prior.scale, prior.concentration)
     shapes = [jnp.asarray(value).shape for value in fields]
     if shapes != [(num_features,), (), (), (num_features, num_features), ()]:

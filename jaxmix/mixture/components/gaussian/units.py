@@ -29,6 +29,8 @@ def unit_of(family: type, spread: Array, regularization: Any, prior: Any) -> Arr
       Array of shape (D,) where each feature of the family may have its own unit, of shape () where all have one; None
       for other families.
     """
+    if prior is not None:
+        priors.check_shapes(prior, spread.shape[0])
     sizes = spread
     wide = [regularization, None if prior is None else jnp.diagonal(jnp.asarray(prior.scale))]
     for variances in wide:
