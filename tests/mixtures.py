@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import pytest
 from jax import Array
 
 from jaxmix import as_data, gmm, solve
@@ -11,6 +12,12 @@ FAMILIES = {
     family.__name__: family
     for family in (gmm.Full, gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal, gmm.TiedSpherical)
 }
+
+# Each is a program of its own: two in the quick suite, with matrices and with one variance.
+EVERY_FAMILY = [
+    pytest.param(family, marks=[] if family in (gmm.Full, gmm.TiedSpherical) else pytest.mark.slow)
+    for family in FAMILIES.values()
+]
 
 
 def exact(covariance: Any = gmm.Full, **options: Any) -> gmm.MixtureModel:

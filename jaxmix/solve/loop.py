@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix.batches import map_batches
+from jaxmix.problem import defines
 from jaxmix.solver import Fit, Objective, Progress, Solver, Status
 from jaxmix.typing import Params, State
 
@@ -104,9 +105,10 @@ def make_loop(
         finite = jnp.isfinite(loss)
         trace = trace.at[num_steps].set(loss)
         seen = progress(trace[0], previous, loss)
-        # Asked only where the loss rose: it takes a part of a step.
-        unknown = jax.lax.cond(loss > previous + seen.slack, uncertain, certain, state, after)
-        seen = seen._replace(slack=seen.slack + unknown)
+        if defines(objective.problem, "loss_rounding"):
+            # Asked only where the loss rose: it takes a part of a step.
+            unknown = jax.lax.cond(loss > previous + seen.slack, uncertain, certain, state, after)
+            seen = seen._replace(slack=seen.slack + unknown)
         status = jnp.where(finite, solver.status(after, seen), Status.NONFINITE)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         return LoopState(state, loss, status.astype(jnp.int32), num_steps + finite.astype(jnp.int32), trace)

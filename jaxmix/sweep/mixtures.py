@@ -100,13 +100,15 @@ def mixtures(
         axes["regularization"] = _as_variances(regularizations, data)
     settings = {name: parameter.default for name, parameter in known.items()} | options | {"restarts": restarts}
     values = axes.get("regularization")
+    models = [_model(each, data, most, values, settings) for each in covariances]
     # Families whose features have units of their own measure distances in these: there are two kinds of starts.
     kinds = [has_units(each) for each in covariances]
-    scaled = [data._replace(scale=gmm.GaussianMixture(each).calibrate(data).seeding_scale()) for each in covariances]
+    scaled = [data._replace(scale=common[0].seeding_scale()) for common, _ in models]
     begin = {kind: _beginning(key, each, axes["k"], most, settings) for kind, each in zip(kinds, scaled, strict=True)}
     centers = jax.eval_shape(begin[kinds[0]])
     size = min(side_by_side(None) * side_by_side(num_parallel), centers.shape[0])
-    families = [_family(each, data, most, values, len(ks), settings, size) for each in covariances]
+    set_by_sweep = {"num_counts": len(ks), "num_parallel": size}
+    families = [Program(_table, (values, common), fixed | set_by_sweep) for common, fixed in models]
     # Under jit even operations on concrete arrays are staged.
     if not validation.is_concrete(key, data, values, options, jnp.zeros(())):
         found = {kind: each() for kind, each in begin.items()}
@@ -192,24 +194,17 @@ def _beginning(key: Array, data: Data, counts: Array, k: int, settings: dict[str
     return Program(_switched_off, (seeding.as_starts(init, k, data), counts), {})
 
 
-def _family(
-    covariance: type[gmm.Covariance],
-    data: Data,
-    k: int,
-    values: Array | None,
-    num_counts: int,
-    settings: dict[str, Any],
-    size: int,
-) -> Program:
-    """The program of one family, which lacks the centers."""
+def _model(
+    covariance: type[gmm.Covariance], data: Data, k: int, values: Array | None, settings: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of the program of one family: those that are traced, the problem first, and those that are not."""
     # Each value takes the place of this one, of which the unit of the fits is made.
     regularization = None if values is None else jnp.max(values, axis=0)
     problem = gmm.GaussianMixture(covariance, settings["prior"], regularization, settings["assignment"])
     chosen = {name: settings[name] for name in ("solver", "max_steps", "rtol", "atol", "reduce")}
     common, fixed = fitting.settings(problem, data, k, None, **chosen)
     # Numbers of Python would be read in the configuration of another thread.
-    common = jax.tree.map(jnp.asarray, common)
-    return Program(_table, (values, common), {"num_counts": num_counts} | fixed | {"num_parallel": size})
+    return jax.tree.map(jnp.asarray, common), fixed
 
 
 _seeds = jax.jit(fitting.seeds, static_argnames=("k", "init", "restarts"))

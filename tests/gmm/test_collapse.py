@@ -11,11 +11,9 @@ import pytest
 from sklearn import datasets
 
 from jaxmix import gmm, kmeans, solve
+from tests.mixtures import EVERY_FAMILY
 from tests.pages import DOCS
 
-OTHERS = (gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal)
-# Each is a program of its own: two in the quick suite, with matrices and with one variance.
-EVERY_FAMILY = (gmm.Full, gmm.TiedSpherical, *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS))
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 X = np.concatenate([RANDOM.normal(size=(40, 2)), RANDOM.normal(size=(40, 2)) + 8])

@@ -13,10 +13,8 @@ from sklearn import datasets
 from jaxmix import Status, as_data, gmm, solve
 from jaxmix.mixture.components.gaussian import noise
 from tests import oracles
+from tests.mixtures import EVERY_FAMILY
 
-OTHERS = (gmm.Tied, gmm.Diagonal, gmm.Spherical, gmm.TiedDiagonal)
-# Each is a program of its own: two in the quick suite, with matrices and with one variance.
-EVERY_FAMILY = (gmm.Full, gmm.TiedSpherical, *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS))
 RANDOM = np.random.default_rng(0)
 KEY = jax.random.key(0)
 TWO = np.concatenate([RANDOM.normal(size=(60, 3)), RANDOM.normal(size=(60, 3)) + 6])

@@ -254,7 +254,7 @@ class Gaussian(Component):
         return units.seeding_scale(self.covariance, self.deviation)
 
     def bind(self, rows: Rows, reduce: Any) -> "Gaussian":
-        """By products of features where there are many rows, on CPU: elsewhere both ways take about the same time."""
+        """By products of features where the whole fit has many rows, on CPU: elsewhere both ways take the same time."""
         many = rows.x.size >= quadratic.LEAST_ROWS * rows.x.shape[-1] and jax.default_backend() == "cpu"
         return dataclasses.replace(self, by_products=many)
 

@@ -32,16 +32,20 @@ def unit_of(family: type, spread: Array, regularization: Any, prior: Any) -> Arr
     if prior is not None:
         priors.check_shapes(prior, spread.shape[0])
     sizes = spread
-    wide = [regularization, None if prior is None else jnp.diagonal(jnp.asarray(prior.scale))]
-    for variances in wide:
-        if variances is not None and validation.is_concrete(variances, spread):
+    for wide in (regularization, None if prior is None else prior.scale):
+        if wide is not None and validation.is_concrete(wide, spread):
+            # Under jit even operations on concrete arrays are staged, unless evaluated here.
             with jax.ensure_compile_time_eval():
-                sizes = jnp.maximum(sizes, jnp.sqrt(jnp.asarray(variances, spread.dtype)))
+                variances = jnp.asarray(wide, spread.dtype)
+                variances = jnp.diagonal(variances) if variances.ndim == 2 else variances
+                sizes = jnp.maximum(sizes, jnp.sqrt(variances))
     if has_units(family):
         return frames.unit_of(sizes)
+    if not _is(family, base.HasUnit):
+        return None
     with jax.ensure_compile_time_eval() if validation.is_concrete(sizes) else contextlib.nullcontext():
         largest = jnp.max(sizes)
-    return frames.unit_of(largest) if _is(family, base.HasUnit) else None
+    return frames.unit_of(largest)
 
 
 def seeding_scale(family: type, deviation: Array | None) -> Array | None:
