@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, mixture, pytree, seeding, solve, sweep
 from jaxmix.data import Data, Rows
 from jaxmix.fitting import fit, fit_restarts
+from jaxmix.halving import Subsample
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solver import Fit, Objective, Progress, Solver
@@ -33,6 +34,7 @@ __all__ = [
     "Rows",
     "Solver",
     "Status",
+    "Subsample",
     "as_data",
     "datasets",
     "fit",

@@ -8,17 +8,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, memory, seeding, validation
+from jaxmix import batches, halving, memory, seeding, validation
 from jaxmix.arrays import described, reject_fit
-from jaxmix.contracts import check_call
-from jaxmix.data import Data
+from jaxmix.contracts import check_call, check_choice
+from jaxmix.data import Data, Rows
+from jaxmix.halving import Subsample
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
-from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows
+from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, short_runs
 from jaxmix.solve.run import as_params, is_weighted, lowest, side_by_side, validated
 from jaxmix.solver import Fit, Solver
 from jaxmix.typing import ArrayLike, Params, Seeding
+
+SAMPLED = 2**31
+"""What is folded into the key of a fit for its samples: beyond the number of any restart."""
 
 Refinement = Callable[[Array, Data], Array]
 """(centers (R, K, D), data) -> centers of the same shape: a `choice`, such as `kmeans.Lloyd(10)`."""
@@ -34,6 +38,7 @@ def fit(
     init: Seeding | ArrayLike | Params = seeding.kmeans_plus_plus,
     refine: Refinement | None = None,
     restarts: int = 8,
+    subsample: Subsample | None = Subsample(),
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 300,
@@ -58,7 +63,9 @@ def fit(
       init: a function (key, data, k) -> centers from `seeding` or your own; an array of centers of shape (K, D), or
         (R, K, D) for R starts; or parameters that `problem.as_starts` takes.
       refine: what is done to seeded centers before `problem.start`, such as `kmeans.Lloyd(10)`.
-      restarts: how many starts, where `init` is a function.
+      restarts: how many starts, where `init` is a function. With many rows these are `factor` times as many.
+      subsample: with many rows, where `init` is a function: the restarts run on few of them, and the best one on all,
+        see `Subsample`. None: all restarts run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K centers are switched on. `jax.vmap` over it sweeps K in
         one compiled program.
       solver: any `Solver`.
@@ -80,10 +87,8 @@ def fit(
       >>> jaxmix.fit(kmeans.KMeans(), jax.random.key(0), x, 2).loss.item()
       1.0
     """
-    fits = _checked(
-        problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
-    )
-    return fits(choose=True)
+    common = problem, x, k, weights, solver, max_steps, rtol, atol, reduce
+    return _checked(*common, key, init, refine, restarts, subsample, num_active)(choose=True)
 
 
 def fit_restarts(
@@ -96,6 +101,7 @@ def fit_restarts(
     init: Seeding | ArrayLike | Params = seeding.kmeans_plus_plus,
     refine: Refinement | None = None,
     restarts: int = 8,
+    subsample: Subsample | None = None,
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 300,
@@ -103,12 +109,13 @@ def fit_restarts(
     atol: ArrayLike = 0.0,
     reduce: Blocks = Blocks(),
 ) -> Fit:
-    """Every restart of a fit, each with its own status; `fit` is `best` of these.
+    """Every restart of a fit, each with its own status; `fit` with `subsample=None` is `best` of these.
 
     Takes and raises what `fit` does.
 
     Returns:
-      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds.
+      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds. With a
+      `Subsample`, of those that were finished on all rows.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxmix
@@ -117,14 +124,12 @@ def fit_restarts(
       >>> jaxmix.fit_restarts(kmeans.KMeans(), jax.random.key(0), x, 2, restarts=4).loss.shape
       (4,)
     """
-    fits = _checked(
-        problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
-    )
-    return fits(choose=False)
+    common = problem, x, k, weights, solver, max_steps, rtol, atol, reduce
+    return _checked(*common, key, init, refine, restarts, subsample, num_active)(choose=False)
 
 
 def _checked(
-    problem, key, x, k, weights, init, refine, restarts, num_active, solver, max_steps, rtol, atol, reduce
+    problem, x, k, weights, solver, max_steps, rtol, atol, reduce, key, init, refine, restarts, subsample, num_active
 ) -> Callable[..., Fit]:
     """The compiled program of validated arguments, which lacks `choose`: whether it returns the best fit alone."""
     common, fixed = settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce)
@@ -132,9 +137,11 @@ def _checked(
     active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
     if refine is not None and (not callable(refine) or jax.tree_util.all_leaves([refine])):
         raise ValueError(f"`refine` must be a choice, such as kmeans.Lloyd(10), or None, got {described(refine)}.")
+    if subsample is not None:
+        check_choice(subsample, "subsample", Subsample, "Subsample()")
     if callable(init):
         restarts = check_seeding(init, key, restarts)
-        return partial(_from_seeds, key, active, refine, *common, init=init, restarts=restarts, **fixed)
+        return partial(_from_seeds, key, active, refine, subsample, *common, init=init, restarts=restarts, **fixed)
     if is_centers(init):
         return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
     reject_fit(init, "init")
@@ -170,9 +177,36 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 
 
 @partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
-def _from_seeds(key, active, refine, *common, init, restarts, **fixed):
-    data = common[2]._replace(scale=common[0].seeding_scale())
-    return fits_from(seeds(key, active, refine, data, fixed["k"], init, restarts), common, fixed)
+def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
+    problem, data, k = common[0], common[2], fixed["k"]
+    rounds = (halving.Round(restarts),)
+    if search is not None:
+        rounds = search.rounds(data.x.shape[0], k, _numbers(problem, k, data), restarts)
+    samples = halving.nested(jax.random.fold_in(key, SAMPLED), data, rounds)
+    first = samples[0]._replace(scale=problem.seeding_scale())
+    centers = seeds(key, active, refine, first, k, init, rounds[0].num_fits)
+    starts, passes = _starts(problem, centers, first), jnp.zeros(rounds[0].num_fits, data.x.dtype)
+    for sample, following in zip(samples[:-1], rounds[1:], strict=True):
+        starts, passes = _shortened(starts, passes, sample, following.num_fits, search, common, fixed)
+    return _run(starts, common, fixed, passes)
+
+
+def _numbers(problem: Problem, k: int, data: Data) -> int:
+    """How many numbers the parameters have."""
+    like = jax.eval_shape(lambda data: problem.start(data.x[:k], jnp.ones(k, bool), data), data)
+    return sum(leaf.size for leaf in jax.tree.leaves(like))
+
+
+def _shortened(starts, passes, sample, num_kept, search, common, fixed):
+    """Short runs on a sample: the parameters of the fits that are kept, and what they have cost so far."""
+    problem, solver, data, _, frame, reduce, rtol, atol = common
+    rows = Rows(sample.x if frame is None else frame.apply(sample.x), sample.weights)
+    setting = framed(problem, fixed["k"], sample, rows, frame, reduce)
+    steps = min(fixed["max_steps"], search.max_steps)
+    runs = short_runs(setting, solver, starts, jnp.maximum(rtol, search.rtol), atol, steps, fixed["num_parallel"])
+    passes = passes + runs.num_passes * (sample.x.shape[0] / data.x.shape[0])
+    kept = halving.best(runs.losses, runs.held_up, num_kept)
+    return jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes))
 
 
 @partial(jax.jit, static_argnames=_STATIC)
@@ -200,17 +234,20 @@ def switched_off(centers: Array, active: Array | None) -> Array:
 
 def fits_from(centers: Array, common: tuple, fixed: dict[str, Any]) -> Fit:
     """Fits from centers (R, K, D), by `settings` and whether the best is chosen; within a compiled program."""
-    problem, data = common[0], common[2]
+    return _run(_starts(common[0], centers, common[2]), common, fixed)
 
+
+def _starts(problem: Problem, centers: Array, data: Data) -> Params:
     def start(centers: Array) -> Params:
         off = jnp.any(jnp.isinf(centers), axis=1)
         return problem.start(jnp.where(off[:, None], 0, centers), ~off, data)
 
-    return _run(batches.map_batches(start, centers, batches.num_parallel()), common, fixed)
+    return batches.map_batches(start, centers, batches.num_parallel())
 
 
-def _run(starts, common, fixed):
+def _run(starts, common, fixed, passes: Any = 0):
     problem, solver, data, rows, frame, reduce, rtol, atol = common
     setting = framed(problem, fixed["k"], data, rows, frame, reduce)
     fits = fit_in_frame(setting, solver, starts, rtol, atol, fixed["max_steps"], fixed["num_parallel"])
+    fits = fits._replace(num_passes=fits.num_passes + passes)
     return as_caller(setting, lowest(fits) if fixed["choose"] else fits)

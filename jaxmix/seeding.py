@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, frame, linalg, validation
+from jaxmix import batches, frame, linalg, sampling, validation
 from jaxmix.data import Data
 from jaxmix.kernels import segments
 from jaxmix.typing import ArrayLike, Seeding
@@ -261,10 +261,10 @@ _switched_off = jax.jit(switched_off)
 def _parallel(key: Array, data: Data, k: int, rounds: int, num_drawn: int, trials: int | None) -> Array:
     x, weights, scale = data.x, data.weights, frame.distance_scale(data)
     first_key, key, last_key = jax.random.split(key, 3)
-    first = _draw(jax.random.uniform(first_key, (1,), x.dtype), weights)
+    first = sampling.by_mass(jax.random.uniform(first_key, (1,), x.dtype), weights)
 
     def draw(closest: Array, points: Array) -> tuple[Array, Array]:
-        found = _draw(points, _costs(closest, weights))
+        found = sampling.by_mass(points, _costs(closest, weights))
         return jnp.minimum(closest, _nearest(x, x[found], scale)[0]), found
 
     points = jax.random.uniform(key, (rounds, num_drawn), x.dtype)
@@ -288,10 +288,10 @@ def _one_by_one(key: Array, data: Data, k: int, trials: int, *, farthest: bool =
     def candidates(points: Array, closest: Array, index: Array) -> Array:
         if farthest:
             row = jnp.argmax(jnp.where(present, closest, -1)).astype(jnp.int32)
-            return jnp.where(index > 0, row, _draw(points, weights))
+            return jnp.where(index > 0, row, sampling.by_mass(points, weights))
         # The first center is one row, drawn by weight: each trial is the same.
         mass = jnp.where(index > 0, _costs(closest, weights), weights)
-        return _draw(jnp.where(index > 0, points, points[0]), mass)
+        return sampling.by_mass(jnp.where(index > 0, points, points[0]), mass)
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         chosen, closest = carry
@@ -322,25 +322,3 @@ def _nearest(x: Array, centers: Array, scale: Array | None) -> tuple[Array, Arra
         return distances[nearest], nearest
 
     return jax.lax.map(of_row, x, batch_size=min(x.shape[0], max(1, CHUNK_DISTANCES // centers.shape[0])))
-
-
-def _draw(points: Array, mass: Array) -> Array:
-    """Rows in proportion to `mass`, by inverting its cumulative sum at uniform points of [0, 1)."""
-    num_rows = mass.shape[0]
-    # In two levels, of blocks and of rows within one: a sum along all rows rounds more, and compiles for long.
-    width = math.isqrt(num_rows - 1) + 1
-    blocks = jnp.pad(mass / jnp.max(mass), (0, -num_rows % width)).reshape(-1, width)
-    totals = jnp.broadcast_to(jnp.sum(blocks, axis=1)[None], (points.shape[0], blocks.shape[0]))
-    block, rest = _invert(totals, points * jnp.sum(totals[0]))
-    rows = (block * width + _invert(blocks[block], rest)[0]).clip(0, num_rows - 1)
-    # By rounding a point may lie above every sum: a row without mass is never taken.
-    return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
-
-
-def _invert(masses: Array, heights: Array) -> tuple[Array, Array]:
-    """In each row of `masses` the entry whose share of the cumulative sum holds the height, and what is left of it."""
-    num = masses.shape[1]
-    index = jnp.arange(num, dtype=jnp.int32)
-    sums = linalg.dot(masses, (index[:, None] <= index[None]).astype(masses.dtype))
-    found = jnp.sum(sums <= heights[:, None], axis=1, dtype=jnp.int32).clip(0, num - 1)
-    return found, heights - jnp.take_along_axis(sums - masses, found[:, None], axis=1)[:, 0]

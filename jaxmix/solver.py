@@ -36,8 +36,8 @@ class Fit(NamedTuple):
       loss: Array of shape (), the objective at `params`: a sum over rows, lower is better.
       status: Array of shape (), int32, a `Status`.
       num_steps: Array of shape (), int32, the steps taken.
-      num_passes: Array of shape (), the passes over the data that those steps cost (see `Solver.passes`),
-        without the closing evaluation of the loss.
+      num_passes: Array of shape (), the passes over the data that those steps cost (see `Solver.passes`), and the steps
+        on samples before them, in proportion to their rows; without the closing evaluation of the loss.
       trace: Array of shape (max_steps + 1,): entry t is the loss after t steps, so `trace[0]` is that of the
         start and `trace[num_steps]` is `loss`. The entries after that repeat `loss`, also where it is not finite.
       held_up: Array of shape (K,), bool: the components that the noise of the rows alone keeps from becoming singular,

@@ -35,6 +35,8 @@ RANKS = {
     "kernels": 1,
     "typing": 1,
     "reduction": 2,
+    "sampling": 1,
+    "halving": 2,
     "validation": 2,
     "problem": 3,
     "seeding": 3,

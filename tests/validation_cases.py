@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from jaxmix import Blocks, Fit, Solver, Status, as_data, gmm, kmeans, solve
+from jaxmix import Blocks, Fit, Solver, Status, Subsample, as_data, gmm, kmeans, solve
 from jaxmix.pytree import choice
 from tests import oracles
 from tests.frames import Frame, NAType, frame
@@ -308,6 +308,30 @@ REJECTED = [
     ),
     Rejected("restarts", "0", {"restarts": 0}, f"`restarts` {COUNT.format(1, 0)}"),
     Rejected("restarts", "1.5", {"restarts": 1.5}, f"`restarts` {COUNT.format(1, 1.5)}"),
+    Rejected(
+        "subsample",
+        "a number",
+        {"subsample": 2000},
+        f"`subsample` {INSTANCE.format('Subsample', 'Subsample()', '2000')}",
+    ),
+    Rejected(
+        "subsample",
+        "`Subsample(rows=0)`",
+        {"subsample": Subsample(rows=0)},
+        "`rows` of `Subsample` must be an integer of at least 1, got 0.",
+    ),
+    Rejected(
+        "subsample",
+        "`Subsample(factor=1)`",
+        {"subsample": Subsample(factor=1)},
+        "`factor` of `Subsample` must be an integer of at least 2, got 1.",
+    ),
+    Rejected(
+        "subsample",
+        "`Subsample(rtol=-1.0)`",
+        {"subsample": Subsample(rtol=-1.0)},
+        "`rtol` of `Subsample` must be finite and at least 0, got -1.0.",
+    ),
     Rejected("num_active", "K + 1", {"num_active": K + 1}, "`num_active` must be between 1 and 3, got 4.", "NONFINITE"),
     Rejected("num_active", "a string", {"num_active": "2"}, "`num_active` must be one integer, got <U1 of shape ()."),
     Rejected("key", "a number", {"key": 0}, TYPED.format("int of dtype None and shape None")),

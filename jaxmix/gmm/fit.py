@@ -5,6 +5,7 @@ from jax import Array
 from jaxmix import fitting, seeding, validation
 from jaxmix.data import Data
 from jaxmix.gmm.steps import GaussianMixture
+from jaxmix.halving import Subsample
 from jaxmix.kmeans import Lloyd
 from jaxmix.mixture.assignment import Assignment, Soft
 from jaxmix.mixture.components.gaussian import Covariance, Full, NormalInverseWishart
@@ -28,6 +29,7 @@ def fit(
     init: Seeding | ArrayLike | Mixture = seeding.kmeans_plus_plus,
     refine: int = 10,
     restarts: int = 8,
+    subsample: Subsample | None = Subsample(),
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 500,
@@ -59,7 +61,9 @@ def fit(
       init: a function (key, data, k) -> centers; an array of centers of shape (K, D), or (R, K, D) for R starts;
         or a `Mixture` of the same covariance family, whose leaves may have a leading axis R.
       refine: the most steps of K-means after the seeding, where `init` is a function; 0 for none.
-      restarts: how many starts, where `init` is a function.
+      restarts: how many starts, where `init` is a function. With many rows these are `factor` times as many.
+      subsample: with many rows, where `init` is a function: the restarts run on few of them, and the best one on all,
+        see `Subsample`. None: all restarts run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K components are on. The others are switched off (log
         weight -inf) and stay so. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`.
@@ -97,6 +101,7 @@ def fit(
         init=init,
         refine=refinement(refine),
         restarts=restarts,
+        subsample=subsample,
         num_active=num_active,
         solver=solver,
         max_steps=max_steps,
@@ -119,6 +124,7 @@ def fit_restarts(
     init: Seeding | ArrayLike | Mixture = seeding.kmeans_plus_plus,
     refine: int = 10,
     restarts: int = 8,
+    subsample: Subsample | None = None,
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 500,
@@ -126,12 +132,13 @@ def fit_restarts(
     atol: ArrayLike = 1e-6,
     reduce: Blocks = Blocks(),
 ) -> Fit:
-    """Every restart of a mixture fit, each with its own status; `fit` is `best` of these.
+    """Every restart of a mixture fit, each with its own status; `fit` with `subsample=None` is `best` of these.
 
     Takes and raises what `fit` does.
 
     Returns:
-      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds.
+      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds. With a
+      `Subsample`, of those that were finished on all rows.
 
     Example:
       >>> import jax
@@ -150,6 +157,7 @@ def fit_restarts(
         init=init,
         refine=refinement(refine),
         restarts=restarts,
+        subsample=subsample,
         num_active=num_active,
         solver=solver,
         max_steps=max_steps,

@@ -5,6 +5,7 @@ from jax import Array
 
 from jaxmix import fitting, frame, seeding, validation
 from jaxmix.data import Data
+from jaxmix.halving import Subsample
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
@@ -21,6 +22,7 @@ def fit(
     weights: ArrayLike | None = None,
     init: Seeding | ArrayLike = seeding.kmeans_plus_plus,
     restarts: int = 8,
+    subsample: Subsample | None = Subsample(),
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 300,
@@ -45,7 +47,9 @@ def fit(
       weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
       init: a function (key, data, k) -> centers from `seeding` or your own, or an array of shape (K, D), or
         (R, K, D) for R starts.
-      restarts: how many starts, where `init` is a function.
+      restarts: how many starts, where `init` is a function. With many rows these are `factor` times as many.
+      subsample: with many rows, where `init` is a function: the restarts run on few of them, and the best one on all,
+        see `Subsample`. None: all restarts run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K centers are on. The others stand at infinity, take no
         row and stay there. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`; the default is Lloyd's algorithm.
@@ -82,6 +86,7 @@ def fit(
         weights=weights,
         init=init,
         restarts=restarts,
+        subsample=subsample,
         num_active=num_active,
         solver=solver,
         max_steps=max_steps,
@@ -100,6 +105,7 @@ def fit_restarts(
     weights: ArrayLike | None = None,
     init: Seeding | ArrayLike = seeding.kmeans_plus_plus,
     restarts: int = 8,
+    subsample: Subsample | None = None,
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 300,
@@ -107,12 +113,13 @@ def fit_restarts(
     atol: ArrayLike = 0.0,
     reduce: Blocks = Blocks(),
 ) -> Fit:
-    """Every restart of a K-means fit, each with its own status; `fit` is `best` of these.
+    """Every restart of a K-means fit, each with its own status; `fit` with `subsample=None` is `best` of these.
 
     Takes and raises what `fit` does.
 
     Returns:
-      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds.
+      A `Fit` with a leading axis R on every leaf; R is `restarts`, or the number of starts that `init` holds. With a
+      `Subsample`, of those that were finished on all rows.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -129,6 +136,7 @@ def fit_restarts(
         weights=weights,
         init=init,
         restarts=restarts,
+        subsample=subsample,
         num_active=num_active,
         solver=solver,
         max_steps=max_steps,

@@ -144,6 +144,41 @@ def fit_in_frame(
     return loop.fit_one(made, starts) if num_parallel is None else loop.fit_many(made, starts, num_parallel)
 
 
+class ShortRuns(NamedTuple):
+    """What short runs come to; every leaf has a leading axis R.
+
+    Attributes:
+      params: in the caller's units, without repair.
+      losses: Array of shape (R,), one step before.
+      num_passes: Array of shape (R,), as in `Fit`.
+      held_up: as in `Fit`.
+    """
+
+    params: Params
+    losses: Array
+    num_passes: Array
+    held_up: Array | None
+
+
+def short_runs(
+    setting: Framed, solver: Solver, starts: Params, rtol: Array, atol: Array, max_steps: int, num_parallel: int
+) -> ShortRuns:
+    """Runs that are not finished, from starts in the caller's units: no pass over the rows closes them."""
+    starts = jax.vmap(setting.inward)(starts)
+    like = jax.tree.map(lambda leaf: leaf[0], starts)
+    made = loop.make_loop(
+        setting.objective, solver, like, rtol, setting.squared(atol), max_steps, lambda params: params
+    )
+
+    def last(carry: loop.LoopState) -> ShortRuns:
+        params = solver.params(setting.objective, carry.state)
+        passes = jnp.asarray(solver.passes(carry.state, carry.num_steps), carry.previous.dtype)
+        held_up = setting.objective.problem.held_up(params)
+        return ShortRuns(setting.outward(params), carry.previous, passes, held_up)
+
+    return loop.fit_many(made._replace(finalize=last), starts, num_parallel)
+
+
 def last_params(setting: Framed, solver: Solver, start: Params, *, rtol: Array, atol: Array, max_steps: int) -> Params:
     """The parameters of one fit, in the caller's units, without its loss and without repair."""
     start = setting.inward(start)

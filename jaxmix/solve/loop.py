@@ -1,7 +1,7 @@
 """The loop of one fit, and many fits through it: some side by side, each of which takes the next start when it ends."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +38,13 @@ class Loop(NamedTuple):
       init: from a start to a `LoopState`.
       cond: from a `LoopState` to whether another step is due.
       body: one step.
-      finalize: from the last `LoopState` to a `Fit`.
+      finalize: from the last `LoopState` to what the fit returns, a `Fit`.
     """
 
     init: Callable[[Params], LoopState]
     cond: Callable[[LoopState], Array]
     body: Callable[[LoopState], LoopState]
-    finalize: Callable[[LoopState], Fit]
+    finalize: Callable[[LoopState], Any]
 
 
 def make_loop(
@@ -136,12 +136,12 @@ def filled(trace: Array, num_steps: Array, loss: Array) -> Array:
     return jnp.where(jnp.arange(trace.shape[0], dtype=num_steps.dtype) < num_steps, trace, loss)
 
 
-def fit_one(loop: Loop, start: Params) -> Fit:
+def fit_one(loop: Loop, start: Params) -> Any:
     """A fit from one start."""
     return loop.finalize(jax.lax.while_loop(loop.cond, loop.body, loop.init(start)))
 
 
-def fit_many(loop: Loop, starts: Params, num_parallel: int) -> Fit:
+def fit_many(loop: Loop, starts: Params, num_parallel: int) -> Any:
     """Fits from all starts (R, ...), in their order, `num_parallel` of them side by side.
 
     A work queue in one `while_loop`: a place whose fit has ended hands it over, and takes the next start. The number of

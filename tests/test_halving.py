@@ -1,0 +1,189 @@
+"""Restarts on subsamples: what is drawn, which fits go on, and the fits that come of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import blobs
+
+import jaxmix
+from jaxmix import Subsample, as_data, gmm, halving, kmeans, mixture, sampling, solve
+from jaxmix.halving import Round
+
+KEY = jax.random.key(0)
+X = blobs(1203, 2, 6, seed=3, spread=10.0)
+# Three rounds: 8 fits on one row in 20, 2 on one in 5, 1 on all.
+SEARCH = Subsample(rows=60, factor=4)
+
+
+def fit(key, x=X, k=6, **options):
+    return kmeans.fit(key, x, k, restarts=2, **{"subsample": SEARCH, **options})
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5, 40, 100])
+def test_a_sample_has_one_row_of_each_stratum_and_its_weight(stride):
+    random = np.random.default_rng(stride)
+    weights = random.integers(0, 3, 43).astype(float)
+    data = as_data(np.arange(43.0)[:, None], weights)
+    sample = sampling.stratified(KEY, data, stride)
+    for i, (row, weight) in enumerate(zip(sample.x[:, 0], sample.weights, strict=True)):
+        stratum = np.arange(i * stride, min(43, (i + 1) * stride))
+        assert weight == weights[stratum].sum()
+        assert weight == 0 or (int(row) in stratum and weights[int(row)] > 0)
+    assert len(sample.x) == -(-43 // stride)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_is_drawn_in_proportion_to_its_weight(dtype):
+    weights = np.array([1, 0, 3, 2, 0, 4, 7, 7, 0, 1, 1], dtype)
+    data = as_data(np.arange(11, dtype=dtype)[:, None], weights)
+    num = 20_000
+    drawn = jax.vmap(lambda key: sampling.stratified(key, data, 6).x[:, 0])(jax.random.split(KEY, num))
+    for stratum, rows in ((slice(0, 6), drawn[:, 0]), (slice(6, 11), drawn[:, 1])):
+        share = weights[stratum] / weights[stratum].sum()
+        found = np.bincount(np.asarray(rows, int), minlength=11)[stratum] / num
+        assert np.all(np.abs(found - share) <= 5 * np.sqrt(share * (1 - share) / num))
+
+
+def test_rows_in_a_rhythm_are_drawn_from_every_cluster():
+    # Each fifth row, say, would be of one cluster alone.
+    labels = np.arange(1000) % 5
+    sample = sampling.stratified(KEY, as_data(labels[:, None].astype(float)), 5)
+    counts = np.bincount(np.asarray(sample.x[:, 0], int), minlength=5)
+    assert counts.min() > 20
+
+
+def test_samples_are_nested():
+    data = as_data(X, 1.0 + np.arange(len(X)) % 3)
+    small, middle, whole = halving.nested(KEY, data, SEARCH.rounds(len(X), 6, 12, 2))
+    assert whole is data
+    sets = [set(map(tuple, np.asarray(each.x))) for each in (small, middle, whole)]
+    assert sets[0] < sets[1] < sets[2]
+    for each in (small, middle):
+        np.testing.assert_allclose(each.weights.sum(), data.weights.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "expected"),
+    [
+        (479, (Round(2),)),
+        (60 * 15, (Round(8, 15), Round(1))),
+        (60 * 20, (Round(8, 4), Round(2, 5), Round(1))),
+    ],
+)
+def test_rounds_follow_from_the_number_of_rows(num_rows, expected):
+    search = Subsample(rows=60, factor=4) if num_rows != 479 else Subsample(rows=120, factor=4)
+    assert search.rounds(num_rows, 3, 6, 2) == expected
+
+
+def test_the_first_sample_has_rows_for_every_component_and_number():
+    for k, numbers in ((3, 6), (64, 512), (16, 16 * 273)):
+        first, *others = Subsample().rounds(10**7, k, numbers, 8)
+        rows = 10**7 // np.prod([each.stride for each in (first, *others)])
+        assert rows >= max(1024, 32 * k, 2 * numbers)
+        assert [each.num_fits for each in (first, *others)] == [64, 8, 1]
+
+
+def test_the_lowest_losses_are_kept_and_held_up_fits_come_later():
+    losses = jnp.array([5.0, np.nan, 3.0, 1.0, np.inf, 4.0, 3.0])
+    assert halving.best(losses, None, 4).tolist() == [3, 2, 6, 5]
+    held_up = np.zeros((7, 2), bool)
+    held_up[3, 1] = held_up[4, 0] = True
+    held_up = jnp.asarray(held_up)
+    kept = halving.best(losses, held_up, 7).tolist()
+    assert kept[:5] == [2, 6, 5, 0, 3]
+    assert set(kept[5:]) == {1, 4}
+
+
+def test_a_fit_is_a_fixed_point_of_all_rows_and_as_good_as_restarts_on_all():
+    found = fit(KEY).throw()
+    data = as_data(X)
+    np.testing.assert_array_equal(kmeans.m_step(kmeans.e_step(found.params, data), found.params), found.params)
+    np.testing.assert_allclose(found.loss, kmeans.objective(found.params, X), rtol=1e-12)
+    lowest = kmeans.fit(KEY, X, 6, restarts=64, subsample=None).loss
+    np.testing.assert_allclose(found.loss, lowest, rtol=1e-12)
+
+
+def test_passes_are_counted_in_rows():
+    found = fit(KEY)
+    share = 61 / 1203 + 241 / 1203
+    assert found.num_steps < found.num_passes <= found.num_steps + SEARCH.max_steps * share
+    # A run of one step on each sample.
+    found = fit(KEY, subsample=Subsample(rows=60, factor=4, max_steps=1))
+    np.testing.assert_allclose(found.num_passes, found.num_steps + share, rtol=1e-12)
+
+
+def test_the_key_alone_decides():
+    keys = jax.random.split(KEY, 3)
+    each = [fit(key) for key in keys]
+    again = fit(keys[0])
+    jax.tree.map(np.testing.assert_array_equal, each[0], again)
+    mapped = jax.vmap(fit)(keys)
+    for i, one in enumerate(each):
+        np.testing.assert_allclose(mapped.loss[i], one.loss, rtol=1e-12)
+        np.testing.assert_allclose(np.sort(mapped.params[i], axis=0), np.sort(one.params, axis=0), rtol=1e-9)
+    traced = jax.jit(fit)(keys[0], X)
+    np.testing.assert_allclose(np.sort(traced.params, axis=0), np.sort(each[0].params, axis=0), rtol=1e-9)
+
+
+def test_finished_fits_are_returned_with_their_statuses():
+    fits = kmeans.fit_restarts(KEY, X, 6, restarts=8, subsample=SEARCH).throw()
+    assert fits.loss.shape == (2,)
+    best = kmeans.fit(KEY, X, 6, restarts=8, subsample=SEARCH)
+    np.testing.assert_array_equal(best.loss, fits.loss.min())
+
+
+def test_few_rows_are_fitted_as_without():
+    few = X[:200]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        kmeans.fit(KEY, few, 3, restarts=2),
+        kmeans.fit(KEY, few, 3, restarts=2, subsample=None),
+    )
+
+
+def test_rows_of_weight_zero_are_never_drawn():
+    weights = np.ones(len(X))
+    weights[::3] = 0
+    far = np.where(weights[:, None] == 0, 1e6, X)
+    found = fit(KEY, far, weights=weights).throw()
+    assert np.abs(found.params).max() < 100
+    np.testing.assert_allclose(found.loss, fit(KEY, X, weights=weights).loss, rtol=1e-12)
+
+
+def test_centers_may_be_off():
+    found = fit(KEY, num_active=4)
+    assert np.isinf(np.asarray(found.params)[4:]).all()
+    np.testing.assert_allclose(found.loss, kmeans.fit(KEY, X, 4, restarts=64, subsample=None).loss, rtol=1e-2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("unit", [1.0, 2.0**-20])
+def test_a_mixture_is_fitted_in_any_units(offset, unit):
+    found = gmm.fit(KEY, unit * (X + offset), 6, restarts=2, subsample=SEARCH).throw()
+    base = gmm.fit(KEY, X, 6, restarts=2, subsample=SEARCH).throw()
+    order, base_order = (np.lexsort(np.asarray(each.params.means).T) for each in (found, base))
+    means = np.asarray(found.params.means)[order] / unit - offset
+    np.testing.assert_allclose(means, np.asarray(base.params.means)[base_order], rtol=1e-5, atol=1e-5)
+
+
+def test_a_prior_counts_as_much_on_a_sample():
+    # One row stands for many: the mode of a sample that repeats all rows is the mode of all.
+    rows = np.repeat(blobs(60, 2, 2), 20, axis=0)
+    prior = gmm.weak_prior(rows, strength=50.0)
+    search = Subsample(rows=60, factor=4, max_steps=300, rtol=0.0)
+    found = gmm.fit(KEY, rows, 2, restarts=2, prior=prior, subsample=search, atol=1e-9).throw()
+    whole = gmm.fit(KEY, rows, 2, restarts=8, prior=prior, subsample=None, atol=1e-9).throw()
+    np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-9)
+    # The sample had found it.
+    assert found.num_steps <= 2
+
+
+@pytest.mark.parametrize("solver", [solve.Squarem(), solve.Anderson()], ids=["squarem", "anderson"])
+def test_every_problem_and_solver_runs(solver):
+    counts = np.random.default_rng(0).poisson(np.repeat([[1.0], [9.0]], 300, axis=0))
+    model = mixture.MixtureModel(mixture.Poisson())
+    search = Subsample(rows=60, factor=4)
+    found = jaxmix.fit(model, KEY, counts, 2, restarts=2, subsample=search, solver=solver, atol=1e-8).throw()
+    whole = jaxmix.fit(model, KEY, counts, 2, subsample=None, atol=1e-8).throw()
+    np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-6)
