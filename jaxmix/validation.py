@@ -22,6 +22,10 @@ SWEPT = "To sweep K under `jit` or `vmap`, give the largest K as `k`, and each K
 """What to do about a traced `k` where there is `num_active`."""
 
 
+MOST_LOSS = 2**20
+"""The loss of a row, at most, for which a sum over all weights must be within range."""
+
+
 def as_data(x: ArrayLike | Data, weights: ArrayLike | None = None) -> Data:
     """Validates rows and weights, and returns them as `Data`.
 
@@ -186,8 +190,12 @@ def _check_values(x: Any, weights: Any, low: Any, high: Any, *, has_weights: boo
         )
     if most == 0:
         raise ValueError("`weights` must not be all zero: there would be no rows.")
-    if float((weights / most).sum()) * most > float(jnp.finfo(weights.dtype).max):
-        raise ValueError(f"`weights` must have a finite sum in {weights.dtype}, but the largest is {most:g}.")
+    limit = float(jnp.finfo(weights.dtype).max) / MOST_LOSS
+    if float((weights / most).sum()) * most > limit:
+        raise ValueError(
+            f"`weights` must have a sum of at most {limit:.2g} in {weights.dtype}, because losses are sums over them, "
+            f"but the largest is {most:g}. Divide them by their mean."
+        )
 
 
 def _set_to_nan(data: Data) -> Data:

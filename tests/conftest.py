@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
-# Before JAX starts its backend. Compiling is most of the suite, and takes a third less where LLVM does not optimize;
-# `make test-all` has it optimize. Two CPU devices, as on the smallest machine that has more than one.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
+import quick
+
+# Before JAX starts its backend. Compiling is most of the suite: it is done quickly here, and by `make test-all` as
+# users do. Two CPU devices, as on the smallest machine that has more than one.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", quick.flags())
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"

@@ -117,6 +117,7 @@ def at_the_limits(dtype: Any) -> dict[str, Rows]:
         "rows one rounding apart, and an outlier": np.concatenate([1 + float(info.eps) * digits, [[1e3] * 3]]),
         "subnormal": float(info.tiny) * TWO / 1024,
         "the smallest normal numbers": float(info.tiny) * (1 + digits),
+        "a column that is mostly subnormal": float(info.tiny) * (1 + digits) * [1.0, 0.01, 1.0],
         "the root of the smallest": float(np.sqrt(info.tiny)) * TWO,
         "the root of the largest": float(np.sqrt(info.max)) * TWO,
         "a quarter of the largest": float(info.max) / 4 * (TWO / np.abs(TWO).max()),
@@ -145,6 +146,7 @@ def weighted() -> dict[str, Rows]:
         "weights of 1e30 on values of 1e15": (1e15 * TWO, 1e30 * ones),
         "weights of 1e-30 on values of 1e-15": (1e-15 * TWO, 1e-30 * ones),
         "weights of 1e30 on values of 1e-30": (1e-30 * TWO, 1e30 * ones),
+        "weights of 1e30, and an outlier": (np.concatenate([TWO, [[1e5] * 3]]), np.append(1e30 * ones, 1e30)),
         "weights of 1e-30 on values of 1e30": (1e30 * TWO, 1e-30 * ones),
     }
     return {name: Rows(x, weights) for name, (x, weights) in kinds.items()}
@@ -290,9 +292,9 @@ def is_cost(losses: np.ndarray, centers: np.ndarray, x: np.ndarray, weights: np.
 
 
 def is_data(present: np.ndarray, weights: np.ndarray) -> bool:
-    """Whether rows and weights are numbers that can be summed."""
+    """Whether rows are numbers, and losses of a million nats can be summed over the weights."""
     total = np.sum(weights, dtype=float) if (weights >= 0).all() else np.nan
-    return bool(np.isfinite(present).all() and total <= np.finfo(weights.dtype).max)
+    return bool(np.isfinite(present).all() and total <= np.finfo(weights.dtype).max / 2**20)
 
 
 def is_sentence(text: str) -> bool:

@@ -249,9 +249,10 @@ REJECTED = [
     ),
     Rejected(
         "weights",
-        "whose sum is infinite",
+        "whose sum is near the largest number",
         {"weights": 1e308 * ONES},
-        "`weights` must have a finite sum in float64, but the largest is 1e+308.",
+        "`weights` must have a sum of at most 1.7e+302 in float64, because losses are sums over them, but the "
+        "largest is 1e+308. Divide them by their mean.",
         "NONFINITE",
     ),
     Rejected(
@@ -631,7 +632,7 @@ def outcome(fit: Fit, x: np.ndarray, weights: np.ndarray) -> str:
     x, weights = x[present], weights[present]
     if isinstance(fit.params, gmm.Mixture):
         np.testing.assert_allclose(np.exp(np.asarray(fit.params.log_weights, float)).sum(), 1, rtol=1e-5)
-        noise = np.asarray(gmm.noise_floor(x.astype(fit.loss.dtype), weights=weights))
+        noise = np.asarray(gmm.noise_floor(x.astype(fit.loss.dtype), weights=weights), float)
         # Its rounding is noise of a place.
         rounding = 0.5 * float(jnp.finfo(fit.loss.dtype).eps) * np.abs(np.asarray(fit.params.means, float))
         each = np.maximum(noise, np.square(rounding))

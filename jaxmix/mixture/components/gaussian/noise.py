@@ -30,7 +30,7 @@ LEAST_ROWS, LEAST_SHARE = 4.9, 2.0**-20
 """The rows of the shortest interval, at least; and the spread, as a share of the median distance from the median."""
 
 RANGE = {32: 2.0**-48, 64: 2.0**-400}
-"""The least spread, as a share of the range of the feature, by bits: squares of rows in units of it do not overflow."""
+"""The least spread, as a share of the range of the feature, by bits: squares in units of it do not overflow."""
 
 LEAST = {32: 2.0**16, 64: 2.0**24}
 """The least spread, in smallest normal numbers, by bits: standard deviations of the noise are normal numbers too."""
@@ -53,7 +53,8 @@ def noise_floor(x: Data | ArrayLike, *, weights: ArrayLike | None = None) -> Arr
     rows are equal, or there are fewer than five, it is half the median distance from the median of the rows that differ
     from it: that of a binary feature is half the distance of its values. A constant feature takes the least scale of
     the others, or 1, and at least the rounding of its value. Of more than 1024 rows, 1024 are taken. A row of more than
-    2^48 spreads in float32, or 2^400 in float64, makes the scale larger.
+    2^48 spreads in float32, or 2^400 in float64, makes the scale larger, and so does one of fewer where the sum of the
+    weights is beyond 2^28, or 2^220.
 
     Args:
       x: array of shape (N, D), or `Data`.
@@ -90,9 +91,9 @@ def scales(data: Data) -> tuple[Array, Array]:
     Where a feature is constant they are equal.
     """
     dtype = data.x.dtype
-    least = RANGE[jnp.finfo(dtype).bits]
     if not validation.is_concrete(data):
         rows, weights = _chosen(data.weights, jnp)
+        least = _least_share(jnp.sum(data.weights), dtype, jnp)
         there, x = (data.weights > 0)[:, None], least * data.x
         ranges = jnp.max(x, axis=0, where=there, initial=-jnp.inf) - jnp.min(x, axis=0, where=there, initial=jnp.inf)
         features = linalg.fill_absent(data.x[rows], weights).T
@@ -103,6 +104,7 @@ def scales(data: Data) -> tuple[Array, Array]:
         x = memory.on_host(data.x)
         counts = np.asarray(memory.on_host(data.weights))
         rows, weights = _chosen(counts, np)
+        least = _least_share(counts.sum(), dtype, np).astype(dtype)
         features = np.array(linalg.fill_absent(np.asarray(x[rows]), weights).T)
         # Subnormal numbers are zero, as they are in compiled programs.
         features[np.abs(features) < np.finfo(dtype).tiny] = 0
@@ -111,6 +113,12 @@ def scales(data: Data) -> tuple[Array, Array]:
         robust, standard = _scales(features * unit[:, None], weights, (least * high - least * low) * unit, np)
         spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, np)
         return memory.copied(spread), memory.copied(deviation)
+
+
+def _least_share(total: Any, dtype: Any, numpy: Any) -> Any:
+    """The least spread of rows of a total weight, as a share of the range: no weighted sum of squares overflows."""
+    info = jnp.finfo(dtype)
+    return numpy.maximum(RANGE[info.bits], numpy.sqrt(total / float(info.max)) * 4)
 
 
 def _chosen(weights: Any, numpy: Any) -> tuple[Any, Any]:
@@ -243,7 +251,8 @@ def _of_every_feature(spread: Any, deviation: Any, features: Any, numpy: Any) ->
     rounding = 0.5 * float(info.eps) * numpy.abs(features).max(axis=1)
     least = numpy.maximum(numpy.where(numpy.isfinite(least), least, 1), rounding)
     spread = numpy.where(spread > 0, spread, least).astype(spread.dtype)
-    return spread, numpy.where(deviation > 0, deviation, spread)
+    # Compiled programs take a subnormal deviation for zero.
+    return spread, numpy.where(deviation >= float(info.tiny), deviation, spread)
 
 
 def _spread(features: Any, deviations: Any, weights: Any, least: Any, numpy: Any) -> Any:
