@@ -1,4 +1,4 @@
-"""Lists the experiments, a line each; `all` runs one after another, but for the benchmark, which needs its peers."""
+"""Lists the experiments, a line each; `all` runs one after another, but for those that measure time alone."""
 
 import ast
 import subprocess
@@ -21,7 +21,7 @@ def run_all(options: list[str]) -> None:
     """Every experiment in a process of its own, with the same options; ends at the first that fails."""
     seconds = {}
     for name in questions():
-        if name != "benchmark":
+        if name not in ("benchmark", "quality"):
             start = time.perf_counter()
             subprocess.run([sys.executable, "-m", f"experiments.{name}", *options], check=True)
             seconds[name] = time.perf_counter() - start

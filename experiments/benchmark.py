@@ -4,27 +4,21 @@ The same rows, starts, dtype and number of steps for all, in turns; a row whose 
 """
 
 import dataclasses
-import importlib.metadata
-import os
-import platform
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import matplotlib.pyplot as plt
 import tyro
 from rich.console import Console
 
-from experiments import inference, isolated, peers, races, report, restarts, targets
+from experiments import inference, isolated, machine, peers, races, report, restarts, targets
 from experiments.benchmark_figure import draw
 from experiments.workloads import Case
-from jaxmix import linalg
 
 JOBS = ("kmeans", "gmm", "inference", "restarts", "memory", "first-call", "scaling", "accuracy", "stress")
 DATA = ("clusters", "noise")
-PACKAGES = ("jax", "jaxlib", "numpy", "scikit-learn", "scikit-learn-intelex", "faiss-cpu", "ott-jax", "gmmx")
 
 Rows = list[dict[str, Any]]
 Task = tuple[str, Callable[[], Rows]]
@@ -193,26 +187,6 @@ TASKS = {
 }
 
 
-def machine() -> list[str]:
-    """Processor, cores, versions, dtype and precision, as lines."""
-    info = Path("/proc/cpuinfo")
-    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cpu = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
-    config: Any = jax.config
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} not installed")
-    return [
-        f"{cpu}, {os.cpu_count()} cores, {platform.system()}; JAX on {jax.devices()[0].device_kind}",
-        f"Python {platform.python_version()}, {', '.join(versions)}",
-        f"float32; products of jaxmix at precision {linalg.PRECISION.name}, "
-        f"JAX's default {config.jax_default_matmul_precision or 'of the platform'}",
-    ]
-
-
 def reading(rows: Rows) -> list[str]:
     """How many targets are met, and every row that misses one or is void."""
     bound = [row for row in rows if row["target"]]
@@ -247,7 +221,7 @@ def write_report(options: Options, rows: Rows, absent: dict[str, str], figure: b
 
 ## Set-up
 
-{chr(10).join("- " + line for line in machine())}
+{chr(10).join("- " + line for line in machine.described())}
 {gone}
 Ratios are the peer's time over jaxmix's; above 1, jaxmix is ahead. Each contender is warmed up, which compiles, and
 then all take turns, {options.rounds} rounds or {options.budget:g} s, in an order that rotates, with a rest before each.
@@ -297,7 +271,7 @@ def main(options: Options) -> Rows:
     absent = peers.missing(names)
     names = [name for name in names if name not in absent]
     for line in [
-        *machine(),
+        *machine.described(),
         *(f"Not installed, left out: {peers.TITLES[name]} ({why})" for name, why in absent.items()),
     ]:
         console.print(line)
@@ -326,4 +300,5 @@ def main(options: Options) -> Rows:
 
 
 if __name__ == "__main__":
+    machine.with_new_kernels()
     main(tyro.cli(Options))
