@@ -1,5 +1,6 @@
 """The contract of a model: what one block of rows contributes, and what the parameters become."""
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -121,8 +122,11 @@ class Problem:
         return self
 
     def is_movable(self, frame: Frame) -> bool:
-        """Whether `moved` returns a model. The default: it is traced, once a fit."""
-        return defines(self, "moved") and jax.eval_shape(lambda: self.moved(None, frame)) is not None
+        """Whether `moved` returns a model. The default: it is traced, once for each form of problem and frame."""
+        if not defines(self, "moved"):
+            return False
+        leaves, structure = jax.tree.flatten((self, frame))
+        return _is_movable(structure, tuple(jax.typeof(leaf) for leaf in leaves))
 
     def moved(self, params: Params | None, frame: Frame) -> "tuple[Problem, Params] | None":
         """Model and parameters for rows that `frame.apply` has moved; None (the default) where they cannot be moved.
@@ -202,6 +206,15 @@ class Problem:
           params: the start of a fit, or several with a leading axis on every leaf.
           num_features: D of the rows.
         """
+
+
+@functools.lru_cache(maxsize=256)
+def _is_movable(structure: Any, leaves: tuple[Any, ...]) -> bool:
+    def moved(leaves: tuple[Any, ...]) -> Any:
+        problem, frame = jax.tree.unflatten(structure, leaves)
+        return problem.moved(None, frame)
+
+    return jax.eval_shape(moved, leaves) is not None
 
 
 def defines(problem: Problem, name: str) -> bool:
