@@ -64,6 +64,8 @@ class Options:
 
     model: str = "kmeans,mixture"
     """Which models, with commas between."""
+    data: str = ""
+    """Only data sets whose names hold this."""
     seeds: int = 10
     """Fits of each contender."""
     budget: float = 60.0
@@ -113,7 +115,7 @@ def workloads(options: Options) -> Iterator[Workload]:
             Workload("overlapping 20k x 2", "mixture", 8, partial(clusters, 20_000, 2, 8, 1.5)),
             Workload("overlapping 100k x 8", "mixture", 16, partial(clusters, 100_000, 8, 16, 1.0)),
         ]
-    return (each for each in every if each.model in options.model.split(","))
+    return (each for each in every if each.model in options.model.split(",") and options.data in each.name)
 
 
 def contenders(workload: Workload, x: np.ndarray) -> list[Contender]:

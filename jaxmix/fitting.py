@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import batches, halving, memory, seeding, validation
@@ -141,6 +142,9 @@ def _checked(
         check_choice(subsample, "subsample", Subsample, "Subsample()")
     if callable(init):
         restarts = check_seeding(init, key, restarts)
+        if _is_sparse(data.weights):
+            # A sample would hold too few rows that are there.
+            subsample = None
         return partial(_from_seeds, key, active, refine, subsample, *common, init=init, restarts=restarts, **fixed)
     if is_centers(init):
         return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
@@ -149,6 +153,11 @@ def _checked(
         raise ValueError("`num_active` is for starts from centers: parameters say themselves what is switched off.")
     starts = problem.as_starts(memory.without_numpy(init), k, data.x.shape[1], data.x.dtype)
     return partial(_from_params, as_params(starts, data), *common, **fixed)
+
+
+def _is_sparse(weights: Array) -> bool:
+    """Whether most weights are known to be zero."""
+    return validation.is_concrete(weights) and bool(2 * np.count_nonzero(memory.on_host(weights)) < weights.shape[0])
 
 
 def settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce) -> tuple[tuple, dict[str, Any]]:
@@ -203,7 +212,7 @@ def _shortened(starts, passes, sample, num_kept, search, common, fixed):
     rows = Rows(sample.x if frame is None else frame.apply(sample.x), sample.weights)
     setting = framed(problem, fixed["k"], sample, rows, frame, reduce)
     steps = min(fixed["max_steps"], search.max_steps)
-    runs = short_runs(setting, solver, starts, jnp.maximum(rtol, search.rtol), atol, steps, fixed["num_parallel"])
+    runs = short_runs(setting, solver, starts, rtol, atol, steps, fixed["num_parallel"], search.share)
     passes = passes + runs.num_passes * (sample.x.shape[0] / data.x.shape[0])
     kept = halving.best(runs.losses, runs.held_up, num_kept)
     return jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes))

@@ -1,6 +1,5 @@
 """Cheap starts: many short runs on few rows, of which the best go on to more rows."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -49,11 +48,11 @@ class Subsample:
 
     Attributes:
       rows: rows of the first sample, static. None for what suits the problem: 32 for each component, or twice as many
-        as a component has numbers, and at least 1024. Where all rows are not `factor` times as many, `fit` does without
-        samples.
+        as a component has numbers, and at least 1024. Where all rows are not `factor` times as many, or most weights
+        are zero, `fit` does without samples.
       factor: how many fits, and rows, one is chosen from, static, at least 2.
       max_steps: the most steps of a short run, static.
-      rtol: relative tolerance of a short run on the loss, static, where that of the fit is smaller.
+      share: a short run ends where a step lowers the loss by less than this share of what all its steps have, static.
 
     Raises:
       ValueError: when it is used, for a number out of range.
@@ -74,7 +73,7 @@ class Subsample:
     rows: int | None = static(default=None)
     factor: int = static(default=8)
     max_steps: int = static(default=30)
-    rtol: float = static(default=1e-4)
+    share: float = static(default=0.01)
 
     def validate(self) -> None:
         """Rejects numbers out of range."""
@@ -84,8 +83,8 @@ class Subsample:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` of `Subsample` must be an integer of at least {least}, got {value!r}.")
-        if not 0 <= self.rtol < math.inf:
-            raise ValueError(f"`rtol` of `Subsample` must be finite and at least 0, got {self.rtol!r}.")
+        if not 0 <= self.share < 1:
+            raise ValueError(f"`share` of `Subsample` must be at least 0 and below 1, got {self.share!r}.")
 
     def rounds(self, num_rows: int, k: int, numbers: int, restarts: int) -> tuple[Round, ...]:
         """The rounds, of which the last is on all rows.

@@ -7,8 +7,9 @@ import pytest
 from cases import blobs
 
 import jaxmix
-from jaxmix import Subsample, as_data, gmm, halving, kmeans, mixture, sampling, solve
+from jaxmix import Blocks, Rows, Subsample, as_data, gmm, halving, kmeans, mixture, sampling, solve
 from jaxmix.halving import Round
+from jaxmix.solve.framed import framed, short_runs
 
 KEY = jax.random.key(0)
 X = blobs(1203, 2, 6, seed=3, spread=10.0)
@@ -113,6 +114,21 @@ def test_passes_are_counted_in_rows():
     np.testing.assert_allclose(found.num_passes, found.num_steps + share, rtol=1e-12)
 
 
+def test_a_short_run_ends_where_a_step_gains_a_small_share():
+    data = as_data(X)
+    starts = jaxmix.seeding.starts(KEY, data, 6, init=jaxmix.seeding.random_rows, restarts=5)
+    traces = [solve.run(kmeans.KMeans(), solve.EM(), start, data).trace for start in starts]
+    setting = framed(kmeans.KMeans(), 6, data, Rows(data.x), None, Blocks())
+    zero = jnp.zeros(())
+    runs = short_runs(setting, solve.EM(), starts, zero, zero, 100, 1, 0.05)
+    for trace, loss, steps in zip(traces, runs.losses, runs.num_passes, strict=True):
+        gains, all_gains = -np.diff(trace), trace[0] - trace[1:]
+        (small,) = np.nonzero(gains < 0.05 * all_gains)
+        # The loss of a step is that of where it started.
+        assert steps == small[0] + 2
+        np.testing.assert_allclose(loss, trace[small[0] + 1], rtol=1e-12)
+
+
 def test_the_key_alone_decides():
     keys = jax.random.split(KEY, 3)
     each = [fit(key) for key in keys]
@@ -151,6 +167,14 @@ def test_rows_of_weight_zero_are_never_drawn():
     np.testing.assert_allclose(found.loss, fit(KEY, X, weights=weights).loss, rtol=1e-12)
 
 
+def test_rows_of_which_most_are_not_there_are_fitted_as_without():
+    # All of them may lie in a few strata, of which a sample has a row each.
+    weights = np.zeros(len(X))
+    weights[:90] = 1
+    found = fit(KEY, weights=weights).throw()
+    np.testing.assert_array_equal(found.loss, fit(KEY, weights=weights, subsample=None).loss)
+
+
 def test_centers_may_be_off():
     found = fit(KEY, num_active=4)
     assert np.isinf(np.asarray(found.params)[4:]).all()
@@ -171,7 +195,7 @@ def test_a_prior_counts_as_much_on_a_sample():
     # One row stands for many: the mode of a sample that repeats all rows is the mode of all.
     rows = np.repeat(blobs(60, 2, 2), 20, axis=0)
     prior = gmm.weak_prior(rows, strength=50.0)
-    search = Subsample(rows=60, factor=4, max_steps=300, rtol=0.0)
+    search = Subsample(rows=60, factor=4, max_steps=300, share=0.0)
     found = gmm.fit(KEY, rows, 2, restarts=2, prior=prior, subsample=search, atol=1e-9).throw()
     whole = gmm.fit(KEY, rows, 2, restarts=8, prior=prior, subsample=None, atol=1e-9).throw()
     np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-9)

@@ -329,9 +329,9 @@ REJECTED = [
     ),
     Rejected(
         "subsample",
-        "`Subsample(rtol=-1.0)`",
-        {"subsample": Subsample(rtol=-1.0)},
-        "`rtol` of `Subsample` must be finite and at least 0, got -1.0.",
+        "`Subsample(share=1.0)`",
+        {"subsample": Subsample(share=1.0)},
+        "`share` of `Subsample` must be at least 0 and below 1, got 1.0.",
     ),
     Rejected("num_active", "K + 1", {"num_active": K + 1}, "`num_active` must be between 1 and 3, got 4.", "NONFINITE"),
     Rejected("num_active", "a string", {"num_active": "2"}, "`num_active` must be one integer, got <U1 of shape ()."),

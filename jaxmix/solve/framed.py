@@ -161,14 +161,23 @@ class ShortRuns(NamedTuple):
 
 
 def short_runs(
-    setting: Framed, solver: Solver, starts: Params, rtol: Array, atol: Array, max_steps: int, num_parallel: int
+    setting: Framed,
+    solver: Solver,
+    starts: Params,
+    rtol: Array,
+    atol: Array,
+    max_steps: int,
+    num_parallel: int,
+    share: float,
 ) -> ShortRuns:
-    """Runs that are not finished, from starts in the caller's units: no pass over the rows closes them."""
+    """Runs that are not finished, from starts in the caller's units: no pass over the rows closes them.
+
+    They end as fits do, or when a step gains less than a share of what all have gained.
+    """
     starts = jax.vmap(setting.inward)(starts)
     like = jax.tree.map(lambda leaf: leaf[0], starts)
-    made = loop.make_loop(
-        setting.objective, solver, like, rtol, setting.squared(atol), max_steps, lambda params: params
-    )
+    atol = setting.squared(atol)
+    made = loop.make_loop(setting.objective, solver, like, rtol, atol, max_steps, lambda params: params, share)
 
     def last(carry: loop.LoopState) -> ShortRuns:
         params = solver.params(setting.objective, carry.state)

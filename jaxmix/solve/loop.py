@@ -55,6 +55,7 @@ def make_loop(
     atol: Array,
     max_steps: int,
     rounded: Callable[[Params], Params],
+    share: float = 0.0,
 ) -> Loop:
     """The loop of a fit.
 
@@ -67,6 +68,7 @@ def make_loop(
       max_steps: as in `run`.
       rounded: from the last parameters to those that will be returned, whose loss is reported: moving them to where
         the caller has them rounds.
+      share: what is added to the tolerance, as a share of the decrease since the start.
     """
     loss_type = jax.eval_shape(objective.value, like).dtype
     epsilon = jnp.finfo(loss_type).eps
@@ -77,7 +79,10 @@ def make_loop(
         # Rounding of a sum is relative to its terms: the start's part speaks where the loss crosses zero.
         size = jnp.maximum(jnp.abs(previous), jnp.abs(loss))
         slack = jnp.sqrt(epsilon).astype(loss_type) * size + 32 * epsilon * jnp.abs(first)
-        return Progress(previous, loss, atol * total_weight + rtol * jnp.abs(loss), slack)
+        tolerance = atol * total_weight + rtol * jnp.abs(loss)
+        if share:
+            tolerance = tolerance + share * jnp.maximum(first - loss, 0)
+        return Progress(previous, loss, tolerance, slack)
 
     def uncertain(state: State, after: State) -> Array:
         # Where rounding decides, a fit may alternate: the next parameters are as those before these.

@@ -163,7 +163,7 @@ def test_fit_vmaps_over_keys_data_sets_weights_and_tolerances():
 def test_fit_takes_blocks_and_every_solver():
     chunked = kmeans.fit(KEY, X, 5, reduce=Blocks(16), restarts=4)
     np.testing.assert_allclose(chunked.params, kmeans.fit(KEY, X, 5, restarts=4).params, rtol=1e-12)
-    descended = kmeans.fit(KEY, X, 5, solver=solve.Optax(optax.adam, 0.3), restarts=4, max_steps=400)
+    descended = kmeans.fit(KEY, X, 5, solver=solve.Optax(optax.adam, 0.3), restarts=4, max_steps=400, rtol=0.0)
     assert descended.status == Status.MAX_STEPS
     assert descended.loss < 1.02 * chunked.loss
 
