@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxmix import batches, halving, memory, seeding, validation
@@ -140,11 +139,10 @@ def _checked(
         raise ValueError(f"`refine` must be a choice, such as kmeans.Lloyd(10), or None, got {described(refine)}.")
     if subsample is not None:
         check_choice(subsample, "subsample", Subsample, "Subsample()")
+        if subsample.rows is not None and subsample.rows < k:
+            raise ValueError(f"`rows` of `Subsample` must be at least `k`, {k}, got {subsample.rows}.")
     if callable(init):
         restarts = check_seeding(init, key, restarts)
-        if _is_sparse(data.weights):
-            # A sample would hold too few rows that are there.
-            subsample = None
         return partial(_from_seeds, key, active, refine, subsample, *common, init=init, restarts=restarts, **fixed)
     if is_centers(init):
         return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
@@ -153,11 +151,6 @@ def _checked(
         raise ValueError("`num_active` is for starts from centers: parameters say themselves what is switched off.")
     starts = problem.as_starts(memory.without_numpy(init), k, data.x.shape[1], data.x.dtype)
     return partial(_from_params, as_params(starts, data), *common, **fixed)
-
-
-def _is_sparse(weights: Array) -> bool:
-    """Whether most weights are known to be zero."""
-    return validation.is_concrete(weights) and bool(2 * np.count_nonzero(memory.on_host(weights)) < weights.shape[0])
 
 
 def settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce) -> tuple[tuple, dict[str, Any]]:
@@ -187,16 +180,21 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 
 @partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
 def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
-    problem, data, k = common[0], common[2], fixed["k"]
-    rounds = (halving.Round(restarts),)
-    if search is not None:
-        rounds = search.rounds(data.x.shape[0], k, _numbers(problem, k, data), restarts)
-    samples = halving.nested(jax.random.fold_in(key, SAMPLED), data, rounds)
+    problem, data, rows, k = common[0], common[2], common[3], fixed["k"]
+    num_rows = data.x.shape[0]
+    rounds = (halving.Round(restarts, num_rows),)
+    # Without a step nothing tells which start is good.
+    if search is not None and fixed["max_steps"] > 0:
+        rounds = search.rounds(num_rows, k, _numbers(problem, k, data), restarts)
+    weighted = rows.weights is not None
+    samples = halving.nested(jax.random.fold_in(key, SAMPLED), data, rounds, weighted=weighted)
     first = samples[0]._replace(scale=problem.seeding_scale())
     centers = seeds(key, active, refine, first, k, init, rounds[0].num_fits)
     starts, passes = _starts(problem, centers, first), jnp.zeros(rounds[0].num_fits, data.x.dtype)
     for sample, following in zip(samples[:-1], rounds[1:], strict=True):
         starts, passes = _shortened(starts, passes, sample, following.num_fits, search, common, fixed)
+    if len(rounds) > 1:
+        fixed["num_parallel"] = min(fixed["num_parallel"], rounds[-1].num_fits)
     return _run(starts, common, fixed, passes)
 
 

@@ -1,6 +1,7 @@
 """Cheap starts: many short runs on few rows, of which the best go on to more rows."""
 
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,11 @@ class Round(NamedTuple):
 
     Attributes:
       num_fits: the fits that run.
-      stride: one row is drawn out of so many of the next round's rows; 1 for the last round, on all rows.
+      num_rows: the rows that they run on.
     """
 
     num_fits: int
-    stride: int = 1
+    num_rows: int
 
 
 @choice
@@ -41,15 +42,17 @@ class Subsample:
     rows to the usual stop. Where the second sample would be more than one row in `factor`, it is left out. The samples
     are nested: each is drawn from the next.
 
-    A sample holds one row, drawn in proportion to the weights, out of each `stride` successive rows, and it weighs as
-    much as these together. So any sum over the sample has the sum over all rows as its mean:
+    A sample holds one row out of each of as many strata, rows that follow each other, and the row weighs as much as all
+    of its stratum would. So a sum over the sample has the sum over all rows as its mean:
 
     $$E \sum_{n \in S} W_n f(x_n) = \sum_n w_n f(x_n)$$
 
+    A seeding sees the first sample in place of the rows, and makes the starts of all short runs.
+
     Attributes:
       rows: rows of the first sample, static. None for what suits the problem: 32 for each component, or twice as many
-        as a component has numbers, and at least 1024. Where all rows are not `factor` times as many, or most weights
-        are zero, `fit` does without samples.
+        as a component has numbers, and at least 1024. At least K. Where all rows are not
+        `factor` times as many, `fit` does without samples.
       factor: how many fits, and rows, one is chosen from, static, at least 2.
       max_steps: the most steps of a short run, static.
       share: a short run ends where a step lowers the loss by less than this share of what all its steps have, static.
@@ -77,14 +80,14 @@ class Subsample:
 
     def validate(self) -> None:
         """Rejects numbers out of range."""
-        for name, least in (("rows", 1), ("factor", 2), ("max_steps", 1)):
-            value: Any = getattr(self, name)
-            if value is None and name == "rows":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        counts = {"factor": (self.factor, 2), "max_steps": (self.max_steps, 1)}
+        if self.rows is not None:
+            counts["rows"] = (self.rows, 1)
+        for name, (value, least) in counts.items():
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"`{name}` of `Subsample` must be an integer of at least {least}, got {value!r}.")
-        if not 0 <= self.share < 1:
-            raise ValueError(f"`share` of `Subsample` must be at least 0 and below 1, got {self.share!r}.")
+        if not isinstance(self.share, Real) or not 0 <= self.share < 1:
+            raise ValueError(f"`share` of `Subsample` must be a number of at least 0 and below 1, got {self.share!r}.")
 
     def rounds(self, num_rows: int, k: int, numbers: int, restarts: int) -> tuple[Round, ...]:
         """The rounds, of which the last is on all rows.
@@ -99,27 +102,26 @@ class Subsample:
           One round, where the rows are too few for a sample; or two, or three.
 
         Example:
-          >>> [each.num_fits for each in Subsample().rounds(200_000, 32, 512, 8)]
-          [64, 8, 1]
+          >>> Subsample().rounds(200_000, 32, 512, 8)
+          (Round(num_fits=64, num_rows=1024), Round(num_fits=8, num_rows=8192), Round(num_fits=1, num_rows=200000))
           >>> Subsample().rounds(2000, 3, 6, 8)
-          (Round(num_fits=8, stride=1),)
+          (Round(num_fits=8, num_rows=2000),)
         """
         rows = self.rows or max(LEAST_ROWS, ROWS_FOR_EACH * k, ROWS_FOR_NUMBERS * numbers)
-        stride = num_rows // rows
-        if stride < self.factor:
-            return (Round(restarts),)
-        many, few = self.factor * restarts, max(1, restarts // self.factor)
-        if stride < self.factor**2:
-            return Round(many, stride), Round(few)
-        return Round(many, self.factor), Round(restarts, stride // self.factor), Round(few)
+        if rows * self.factor > num_rows:
+            return (Round(restarts, num_rows),)
+        first, last = Round(self.factor * restarts, rows), Round(max(1, restarts // self.factor), num_rows)
+        if rows * self.factor**2 > num_rows:
+            return first, last
+        return first, Round(restarts, rows * self.factor), last
 
 
-def nested(key: Array, data: Data, rounds: tuple[Round, ...]) -> list[Data]:
+def nested(key: Array, data: Data, rounds: tuple[Round, ...], *, weighted: bool) -> list[Data]:
     """The rows of all rounds, each a sample of those of the next."""
     found = [data]
-    strides = [each.stride for each in rounds[-2::-1]]
-    for stride, own in zip(strides, jax.random.split(key, len(strides)), strict=True):
-        found.insert(0, sampling.stratified(own, found[0], stride))
+    sizes = [each.num_rows for each in rounds[-2::-1]]
+    for size, own in zip(sizes, jax.random.split(key, len(sizes)), strict=True):
+        found.insert(0, sampling.stratified(own, found[0], size, weighted=weighted))
     return found
 
 

@@ -38,40 +38,46 @@ def by_mass(points: Array, mass: Array) -> Array:
     return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
 
 
-def stratified(key: Array, data: Data, stride: int) -> Data:
-    r"""One row out of each `stride` successive ones, drawn by weight; it weighs as much as they do together.
+def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True) -> Data:
+    r"""One row out of each of as many strata: rows that follow each other, alike in number.
 
-    $$E \sum_s W_s f(x_s) = \sum_n w_n f(x_n)$$
+    A row drawn from a stratum of s rows weighs s times as much as it did:
+
+    $$E \sum_{n \in S} s_n w_n f(x_n) = \sum_n w_n f(x_n)$$
+
+    No row is drawn twice. Rows of weight zero are in no stratum; where there are fewer others than strata, some of the
+    rows returned have weight zero.
 
     Args:
       key: a PRNG key.
       data: `Data` of N rows.
-      stride: an int of at least 1.
+      num_rows: how many to draw, at most N.
+      weighted: whether any weight may be zero.
 
     Returns:
-      `Data` of ceil(N / stride) rows.
+      `Data` of `num_rows` rows, in their order.
 
     References:
       Cochran (1977), section 5.3: stratified random sampling.
 
     Example:
       >>> from jaxmix import as_data
-      >>> data = as_data([[1.0], [2.0], [3.0]], weights=[0.0, 5.0, 1.0])
+      >>> data = as_data([[1.0], [2.0], [3.0], [4.0]], weights=[0.0, 5.0, 1.0, 0.0])
       >>> sample = stratified(jax.random.key(0), data, 2)
       >>> sample.x.ravel().tolist(), sample.weights.tolist()
       ([2.0, 3.0], [5.0, 1.0])
     """
-    num_rows, dtype = data.x.shape[0], data.x.dtype
-    num_strata, width = -(-num_rows // stride), _root(stride)
-    strata = jnp.pad(data.weights, (0, num_strata * stride - num_rows)).reshape(num_strata, stride)
-    blocks = jnp.pad(strata, ((0, 0), (0, -stride % width))).reshape(num_strata, -1, width)
-    totals = jnp.sum(blocks, axis=2)
-    weights = jnp.sum(totals, axis=1)
-    block, rest = _invert(totals, jax.random.uniform(key, (num_strata,), dtype) * weights)
-    index = jnp.arange(num_strata, dtype=jnp.int32)
-    place = block * width + _invert(blocks[index, block], rest)[0]
-    place = jnp.where(strata[index, place.clip(0, stride - 1)] > 0, place, jnp.argmax(strata, axis=1).astype(jnp.int32))
-    return data._replace(x=data.x[(index * stride + place).clip(0, num_rows - 1)], weights=weights)
+    # The i-th row that is there, from 1.
+    ranks = jnp.cumsum(data.weights > 0, dtype=jnp.int32) if weighted else None
+    there = data.x.shape[0] if ranks is None else ranks[-1]
+    size, rest = there // num_rows, there % num_rows
+    index = jnp.arange(num_rows, dtype=jnp.int32)
+    first = index * size + jnp.minimum(index, rest)
+    sizes = size + (index < rest)
+    place = jnp.floor(jax.random.uniform(key, (num_rows,), data.x.dtype) * sizes).astype(jnp.int32)
+    rank = first + jnp.minimum(place, jnp.maximum(sizes - 1, 0))
+    rows = rank if ranks is None else jnp.searchsorted(ranks, rank + 1).astype(jnp.int32).clip(0, data.x.shape[0] - 1)
+    return data._replace(x=data.x[rows], weights=data.weights[rows] * sizes.astype(data.weights.dtype))
 
 
 def _root(number: int) -> int:

@@ -9,6 +9,7 @@ from cases import blobs
 import jaxmix
 from jaxmix import Blocks, Rows, Subsample, as_data, gmm, halving, kmeans, mixture, sampling, solve
 from jaxmix.halving import Round
+from jaxmix.pytree import choice
 from jaxmix.solve.framed import framed, short_runs
 
 KEY = jax.random.key(0)
@@ -21,68 +22,85 @@ def fit(key, x=X, k=6, **options):
     return kmeans.fit(key, x, k, restarts=2, **{"subsample": SEARCH, **options})
 
 
-@pytest.mark.parametrize("stride", [1, 2, 5, 40, 100])
-def test_a_sample_has_one_row_of_each_stratum_and_its_weight(stride):
-    random = np.random.default_rng(stride)
-    weights = random.integers(0, 3, 43).astype(float)
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 30, 43])
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_sample_has_one_row_of_each_stratum_and_its_weight(num_rows, most):
+    weights = np.random.default_rng(num_rows).integers(0, most + 1, 43).astype(float)
+    present = np.nonzero(weights)[0]
     data = as_data(np.arange(43.0)[:, None], weights)
-    sample = sampling.stratified(KEY, data, stride)
-    for i, (row, weight) in enumerate(zip(sample.x[:, 0], sample.weights, strict=True)):
-        stratum = np.arange(i * stride, min(43, (i + 1) * stride))
-        assert weight == weights[stratum].sum()
-        assert weight == 0 or (int(row) in stratum and weights[int(row)] > 0)
-    assert len(sample.x) == -(-43 // stride)
+    sample = sampling.stratified(KEY, data, num_rows)
+    strata = np.array_split(present, num_rows)
+    assert len(sample.x) == num_rows
+    for stratum, row, weight in zip(strata, np.asarray(sample.x[:, 0], int), sample.weights, strict=True):
+        assert (row in stratum and weight == len(stratum) * weights[row]) if len(stratum) else weight == 0
+    # Without weights no row is looked for, and the sum is that of all.
+    ones = as_data(np.arange(43.0)[:, None])
+    for weighted in (True, False):
+        sample = sampling.stratified(KEY, ones, num_rows, weighted=weighted)
+        assert sample.weights.sum() == 43
+        assert len(set(sample.x[:, 0].tolist())) == num_rows
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_row_is_drawn_in_proportion_to_its_weight(dtype):
+def test_sums_over_a_sample_are_those_of_all_rows_in_the_mean(dtype):
     weights = np.array([1, 0, 3, 2, 0, 4, 7, 7, 0, 1, 1], dtype)
-    data = as_data(np.arange(11, dtype=dtype)[:, None], weights)
+    data = as_data(np.eye(11, dtype=dtype), weights)
     num = 20_000
-    drawn = jax.vmap(lambda key: sampling.stratified(key, data, 6).x[:, 0])(jax.random.split(KEY, num))
-    for stratum, rows in ((slice(0, 6), drawn[:, 0]), (slice(6, 11), drawn[:, 1])):
-        share = weights[stratum] / weights[stratum].sum()
-        found = np.bincount(np.asarray(rows, int), minlength=11)[stratum] / num
-        assert np.all(np.abs(found - share) <= 5 * np.sqrt(share * (1 - share) / num))
+
+    def sums(key):
+        middle = sampling.stratified(key, data, 5)
+        small = sampling.stratified(jax.random.fold_in(key, 1), middle, 3)
+        return jnp.stack([each.weights @ each.x for each in (middle, small)])
+
+    drawn = np.asarray(jax.vmap(sums)(jax.random.split(KEY, num)), float)
+    deviation = drawn.std(axis=0) / np.sqrt(num)
+    assert np.all(np.abs(drawn.mean(axis=0) - weights) <= 5 * deviation + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_random_number_stays_in_its_stratum(dtype, monkeypatch):
+    largest = np.nextafter(dtype(1), dtype(0))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, largest))
+    data = as_data(np.arange(100_000, dtype=dtype)[:, None])
+    sample = sampling.stratified(KEY, data, 7)
+    np.testing.assert_array_equal(sample.x[:, 0], [stratum[-1] for stratum in np.array_split(np.arange(100_000), 7)])
 
 
 def test_rows_in_a_rhythm_are_drawn_from_every_cluster():
     # Each fifth row, say, would be of one cluster alone.
     labels = np.arange(1000) % 5
-    sample = sampling.stratified(KEY, as_data(labels[:, None].astype(float)), 5)
+    sample = sampling.stratified(KEY, as_data(labels[:, None].astype(float)), 200)
     counts = np.bincount(np.asarray(sample.x[:, 0], int), minlength=5)
     assert counts.min() > 20
 
 
 def test_samples_are_nested():
     data = as_data(X, 1.0 + np.arange(len(X)) % 3)
-    small, middle, whole = halving.nested(KEY, data, SEARCH.rounds(len(X), 6, 12, 2))
-    assert whole is data
-    sets = [set(map(tuple, np.asarray(each.x))) for each in (small, middle, whole)]
-    assert sets[0] < sets[1] < sets[2]
-    for each in (small, middle):
-        np.testing.assert_allclose(each.weights.sum(), data.weights.sum(), rtol=1e-12)
+    rounds = SEARCH.rounds(len(X), 6, 12, 2)
+    found = halving.nested(KEY, data, rounds, weighted=True)
+    assert found[-1] is data
+    assert [len(each.x) for each in found] == [each.num_rows for each in rounds]
+    small, middle, whole = (set(map(tuple, np.asarray(each.x))) for each in found)
+    assert small < middle < whole
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "expected"),
+    ("rows", "num_rows", "expected"),
     [
-        (479, (Round(2),)),
-        (60 * 15, (Round(8, 15), Round(1))),
-        (60 * 20, (Round(8, 4), Round(2, 5), Round(1))),
+        (120, 479, (Round(2, 479),)),
+        (60, 900, (Round(8, 60), Round(1, 900))),
+        (60, 960, (Round(8, 60), Round(2, 240), Round(1, 960))),
     ],
 )
-def test_rounds_follow_from_the_number_of_rows(num_rows, expected):
-    search = Subsample(rows=60, factor=4) if num_rows != 479 else Subsample(rows=120, factor=4)
-    assert search.rounds(num_rows, 3, 6, 2) == expected
+def test_rounds_follow_from_the_number_of_rows(rows, num_rows, expected):
+    assert Subsample(rows=rows, factor=4).rounds(num_rows, 3, 6, 2) == expected
 
 
 def test_the_first_sample_has_rows_for_every_component_and_number():
     for k, numbers in ((3, 6), (64, 512), (16, 16 * 273)):
-        first, *others = Subsample().rounds(10**7, k, numbers, 8)
-        rows = 10**7 // np.prod([each.stride for each in (first, *others)])
-        assert rows >= max(1024, 32 * k, 2 * numbers)
-        assert [each.num_fits for each in (first, *others)] == [64, 8, 1]
+        rounds = Subsample().rounds(10**7, k, numbers, 8)
+        assert rounds[0].num_rows >= max(1024, 32 * k, 2 * numbers)
+        assert [each.num_fits for each in rounds] == [64, 8, 1]
 
 
 def test_the_lowest_losses_are_kept_and_held_up_fits_come_later():
@@ -107,7 +125,7 @@ def test_a_fit_is_a_fixed_point_of_all_rows_and_as_good_as_restarts_on_all():
 
 def test_passes_are_counted_in_rows():
     found = fit(KEY)
-    share = 61 / 1203 + 241 / 1203
+    share = (60 + 240) / 1203
     assert found.num_steps < found.num_passes <= found.num_steps + SEARCH.max_steps * share
     # A run of one step on each sample.
     found = fit(KEY, subsample=Subsample(rows=60, factor=4, max_steps=1))
@@ -167,12 +185,39 @@ def test_rows_of_weight_zero_are_never_drawn():
     np.testing.assert_allclose(found.loss, fit(KEY, X, weights=weights).loss, rtol=1e-12)
 
 
-def test_rows_of_which_most_are_not_there_are_fitted_as_without():
-    # All of them may lie in a few strata, of which a sample has a row each.
+@pytest.mark.parametrize("transform", [lambda function: function, jax.jit], ids=["concrete", "traced"])
+def test_rows_of_which_few_are_there_are_drawn_from_these(transform):
     weights = np.zeros(len(X))
-    weights[:90] = 1
-    found = fit(KEY, weights=weights).throw()
-    np.testing.assert_array_equal(found.loss, fit(KEY, weights=weights, subsample=None).loss)
+    weights[:120] = 1
+
+    def of(weights):
+        return gmm.fit(KEY, X, 6, weights=weights, restarts=2, subsample=SEARCH, covariance=gmm.Spherical)
+
+    found = transform(of)(weights)
+    assert np.isfinite(found.params.log_weights).all()
+    whole = gmm.fit(KEY, X[:120], 6, restarts=8, covariance=gmm.Spherical)
+    np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-6)
+
+
+def test_no_step_is_no_search():
+    found, whole = (kmeans.fit(KEY, X, 6, max_steps=0, subsample=each) for each in (SEARCH, None))
+    np.testing.assert_array_equal(found.loss, whole.loss)
+
+
+def test_a_short_run_that_breaks_is_not_kept():
+    @choice
+    class Breaks(solve.EM):
+        """A step whose parameters are NaN, which its loss does not tell."""
+
+        def step(self, objective, state):
+            after, loss = super().step(objective, state)
+            return after._replace(params=jnp.where(jnp.isfinite(loss), jnp.nan, after.params)), loss
+
+    data = as_data(X)
+    setting = framed(kmeans.KMeans(), 6, data, Rows(data.x), None, Blocks())
+    zero = jnp.zeros(())
+    runs = short_runs(setting, Breaks(), jnp.asarray(X[None, :6]), zero, zero, 1, 1, 0.0)
+    assert np.isinf(runs.losses).all()
 
 
 def test_centers_may_be_off():

@@ -323,6 +323,12 @@ REJECTED = [
     ),
     Rejected(
         "subsample",
+        "fewer rows than K",
+        {"subsample": Subsample(rows=2)},
+        "`rows` of `Subsample` must be at least `k`, 3, got 2.",
+    ),
+    Rejected(
+        "subsample",
         "`Subsample(factor=1)`",
         {"subsample": Subsample(factor=1)},
         "`factor` of `Subsample` must be an integer of at least 2, got 1.",
@@ -331,7 +337,7 @@ REJECTED = [
         "subsample",
         "`Subsample(share=1.0)`",
         {"subsample": Subsample(share=1.0)},
-        "`share` of `Subsample` must be at least 0 and below 1, got 1.0.",
+        "`share` of `Subsample` must be a number of at least 0 and below 1, got 1.0.",
     ),
     Rejected("num_active", "K + 1", {"num_active": K + 1}, "`num_active` must be between 1 and 3, got 4.", "NONFINITE"),
     Rejected("num_active", "a string", {"num_active": "2"}, "`num_active` must be one integer, got <U1 of shape ()."),

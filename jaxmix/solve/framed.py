@@ -149,7 +149,7 @@ class ShortRuns(NamedTuple):
 
     Attributes:
       params: in the caller's units, without repair.
-      losses: Array of shape (R,), one step before.
+      losses: Array of shape (R,), one step before; infinite where the parameters hold NaN.
       num_passes: Array of shape (R,), as in `Fit`.
       held_up: as in `Fit`.
     """
@@ -183,7 +183,11 @@ def short_runs(
         params = solver.params(setting.objective, carry.state)
         passes = jnp.asarray(solver.passes(carry.state, carry.num_steps), carry.previous.dtype)
         held_up = setting.objective.problem.held_up(params)
-        return ShortRuns(setting.outward(params), carry.previous, passes, held_up)
+        # The loss is that of a step before: the last may have broken them.
+        numbers = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        broken = jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in numbers])
+        losses = jnp.where(jnp.any(broken), jnp.inf, carry.previous)
+        return ShortRuns(setting.outward(params), losses, passes, held_up)
 
     return loop.fit_many(made._replace(finalize=last), starts, num_parallel)
 

@@ -23,7 +23,7 @@ from jaxmix.solver import Fit
 from jaxmix.sweep.grid import Sweep, told_of_memory
 from jaxmix.typing import ArrayLike
 
-SET = {"k", "covariance", "regularization", "num_active"}
+SET = {"k", "covariance", "regularization", "num_active", "subsample"}
 """The arguments of `gmm.fit_restarts` that `mixtures` sets."""
 
 
