@@ -75,7 +75,7 @@ def fit(
       reduce: how sums over rows are taken, such as `Blocks(4096)` for 4096 rows at a time.
 
     Returns:
-      A `Fit`: that of the restart with the lowest finite loss.
+      A `Fit`: that of the restart with the lowest finite loss, of those that ran on all rows.
 
     Raises:
       ValueError: naming the argument, if one is invalid, or a setting of the problem, the solver or `reduce` is.

@@ -113,10 +113,10 @@ class Problem:
         return None
 
     def bind(self, rows: Rows, reduce: Any) -> "Problem":
-        """The problem for these rows, once per fit, where it depends on all of them. The default: itself.
+        """The problem for these rows, once for each sample of a fit and for all. The default: itself.
 
         Args:
-          rows: all rows, in the frame of the fit, as `reduce` takes them.
+          rows: all rows, or all of the sample, in the frame of the fit, as `reduce` takes them.
           reduce: sums over rows.
         """
         return self
@@ -165,7 +165,8 @@ class Problem:
     def held_up(self, params: Params) -> Array | None:
         """Which components something beside their rows alone keeps from becoming singular, of shape (K,), bool.
 
-        The default: None, for a problem without such components. It is called once, at the end of a fit.
+        The default: None, for a problem without such components. It is called at the end of a fit, and of each short
+        run on a sample.
         """
         return None
 

@@ -36,8 +36,9 @@ class Fit(NamedTuple):
       loss: Array of shape (), the objective at `params`: a sum over rows, lower is better.
       status: Array of shape (), int32, a `Status`.
       num_steps: Array of shape (), int32, the steps taken.
-      num_passes: Array of shape (), the passes over the data that those steps cost (see `Solver.passes`), and the steps
-        on samples before them, in proportion to their rows; without the closing evaluation of the loss.
+      num_passes: Array of shape (), the passes over the data that those steps cost (see `Solver.passes`), and its own
+        steps on samples before them, in proportion to their rows; without other restarts, and without the closing
+        evaluation of the loss.
       trace: Array of shape (max_steps + 1,): entry t is the loss after t steps, so `trace[0]` is that of the
         start and `trace[num_steps]` is `loss`. The entries after that repeat `loss`, also where it is not finite.
       held_up: Array of shape (K,), bool: the components that the noise of the rows alone keeps from becoming singular,
@@ -97,7 +98,8 @@ class Progress(NamedTuple):
     Attributes:
       previous: Array of shape (), the loss one step earlier; +inf at the first step.
       loss: Array of shape (), the loss at the parameters that the step started from.
-      tolerance: Array of shape (), atol * sum(weights) + rtol * abs(loss).
+      tolerance: Array of shape (), atol * sum(weights) + rtol * abs(loss); in short runs on samples a share of the
+        decrease so far besides.
       slack: Array of shape (), how much a loss may rise by rounding alone.
     """
 

@@ -57,8 +57,8 @@ def fit(
         "keep" leaves it, and the fit may end with empty clusters.
       reduce: how sums over rows are taken, such as `Blocks(4096)` for 4096 rows at a time.
       max_steps: the most steps of each restart.
-      rtol: relative tolerance on J: the change of J in a step. At 0, Lloyd stops at the exact fixed point, which is the
-        last of 400 to 800 steps where many rows have no clusters.
+      rtol: relative tolerance on J: the change of J in a step. At 0, Lloyd stops at the exact fixed point; where many
+        rows have no clusters that takes 400 to 800 steps, so raise `max_steps`.
       atol: absolute tolerance on J per unit of weight.
 
     Returns:
