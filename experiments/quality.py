@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.datasets import load_breast_cancer
@@ -258,6 +259,9 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 axis.errorbar(row["seconds"], row["excess"], spread, fmt="o", color=color, markersize=5, linewidth=1)
             model, what, k = title
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_ylim(bottom=0)
             axis.set_title(f"{what}, K = {k}", loc="left", fontsize=8)
             axis.set_ylabel("excess of J, %" if model == "kmeans" else "excess, nats a row", fontsize=8)
