@@ -12,7 +12,7 @@ from jaxmix import batches, halving, memory, seeding, validation
 from jaxmix.arrays import described, reject_fit
 from jaxmix.contracts import check_call, check_choice
 from jaxmix.data import Data, Rows
-from jaxmix.halving import Subsample
+from jaxmix.halving import Round, Subsample
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
@@ -20,9 +20,6 @@ from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, sho
 from jaxmix.solve.run import as_params, is_weighted, lowest, side_by_side, validated
 from jaxmix.solver import Fit, Solver
 from jaxmix.typing import ArrayLike, Params, Seeding
-
-SAMPLED = 2**31
-"""What is folded into the key of a fit for its samples: beyond the number of any restart."""
 
 Refinement = Callable[[Array, Data], Array]
 """(centers (R, K, D), data) -> centers of the same shape: a `choice`, such as `kmeans.Lloyd(10)`."""
@@ -63,9 +60,9 @@ def fit(
       init: a function (key, data, k) -> centers from `seeding` or your own; an array of centers of shape (K, D), or
         (R, K, D) for R starts; or parameters that `problem.as_starts` takes.
       refine: what is done to seeded centers before `problem.start`, such as `kmeans.Lloyd(10)`.
-      restarts: how many starts, where `init` is a function. With many rows these are `factor` times as many.
-      subsample: with many rows, where `init` is a function: the restarts run on few of them, and the best one on all,
-        see `Subsample`. None: all restarts run on all rows, as they do anyway where these are few.
+      restarts: how many starts, where `init` is a function.
+      subsample: of many rows, and where `init` is a function, more starts run on few rows, and the best of them on all:
+        see `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K centers are switched on. `jax.vmap` over it sweeps K in
         one compiled program.
       solver: any `Solver`.
@@ -181,13 +178,9 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 @partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
 def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
     problem, data, rows, k = common[0], common[2], common[3], fixed["k"]
-    num_rows = data.x.shape[0]
-    rounds = (halving.Round(restarts, num_rows),)
     # Without a step nothing tells which start is good.
-    if search is not None and fixed["max_steps"] > 0:
-        rounds = search.rounds(num_rows, k, _numbers(problem, k, data), restarts)
-    weighted = rows.weights is not None
-    samples = halving.nested(jax.random.fold_in(key, SAMPLED), data, rounds, weighted=weighted)
+    rounds = _rounds(search if fixed["max_steps"] else None, problem, data, k, restarts)
+    samples = halving.nested(key, data, rounds, weighted=rows.weights is not None)
     first = samples[0]._replace(scale=problem.seeding_scale())
     centers = seeds(key, active, refine, first, k, init, rounds[0].num_fits)
     starts, passes = _starts(problem, centers, first), jnp.zeros(rounds[0].num_fits, data.x.dtype)
@@ -196,6 +189,16 @@ def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
     if len(rounds) > 1:
         fixed["num_parallel"] = min(fixed["num_parallel"], rounds[-1].num_fits)
     return _run(starts, common, fixed, passes)
+
+
+def _rounds(search: Subsample | None, problem: Problem, data: Data, k: int, restarts: int) -> tuple[Round, ...]:
+    """The rounds of a fit, of which the last is on all rows."""
+    num_rows = data.x.shape[0]
+    if search is None:
+        return (Round(restarts, num_rows),)
+    rounds = search.rounds(num_rows, k, 0, restarts)
+    # More numbers ask for more rows. They are counted by tracing, which takes a while.
+    return rounds if len(rounds) == 1 else search.rounds(num_rows, k, _numbers(problem, k, data), restarts)
 
 
 def _numbers(problem: Problem, k: int, data: Data) -> int:
@@ -209,8 +212,16 @@ def _shortened(starts, passes, sample, num_kept, search, common, fixed):
     problem, solver, data, _, frame, reduce, rtol, atol = common
     rows = Rows(sample.x if frame is None else frame.apply(sample.x), sample.weights)
     setting = framed(problem, fixed["k"], sample, rows, frame, reduce)
-    steps = min(fixed["max_steps"], search.max_steps)
-    runs = short_runs(setting, solver, starts, rtol, atol, steps, fixed["num_parallel"], search.share)
+    runs = short_runs(
+        setting,
+        solver,
+        starts,
+        rtol=rtol,
+        atol=setting.squared(atol),
+        max_steps=min(fixed["max_steps"], search.max_steps),
+        num_parallel=fixed["num_parallel"],
+        share=search.share,
+    )
     passes = passes + runs.num_passes * (sample.x.shape[0] / data.x.shape[0])
     kept = halving.best(runs.losses, runs.held_up, num_kept)
     return jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes))

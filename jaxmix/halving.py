@@ -21,6 +21,10 @@ ROWS_FOR_NUMBERS = 2
 """And for each number of a component: with fewer, a component fits the noise of its rows."""
 
 
+SAMPLED = 2**31
+"""What is folded into the key of a fit for its samples: beyond the number of any restart."""
+
+
 class Round(NamedTuple):
     """One round of a search.
 
@@ -117,10 +121,19 @@ class Subsample:
 
 
 def nested(key: Array, data: Data, rounds: tuple[Round, ...], *, weighted: bool) -> list[Data]:
-    """The rows of all rounds, each a sample of those of the next."""
+    """The rows of all rounds, each a sample of those of the next.
+
+    Args:
+      key: the key of the fit.
+      data: all rows.
+      rounds: the last one on all rows.
+      weighted: whether any weight may be zero.
+    """
     found = [data]
     sizes = [each.num_rows for each in rounds[-2::-1]]
-    for size, own in zip(sizes, jax.random.split(key, len(sizes)), strict=True):
+    if not sizes:
+        return found
+    for size, own in zip(sizes, jax.random.split(jax.random.fold_in(key, SAMPLED), len(sizes)), strict=True):
         found.insert(0, sampling.stratified(own, found[0], size, weighted=weighted))
     return found
 

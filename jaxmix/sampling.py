@@ -1,4 +1,4 @@
-"""Rows drawn by weight."""
+"""Rows drawn by weight, and one of each stratum."""
 
 import math
 

@@ -138,7 +138,7 @@ def test_a_short_run_ends_where_a_step_gains_a_small_share():
     traces = [solve.run(kmeans.KMeans(), solve.EM(), start, data).trace for start in starts]
     setting = framed(kmeans.KMeans(), 6, data, Rows(data.x), None, Blocks())
     zero = jnp.zeros(())
-    runs = short_runs(setting, solve.EM(), starts, zero, zero, 100, 1, 0.05)
+    runs = short_runs(setting, solve.EM(), starts, rtol=zero, atol=zero, max_steps=100, num_parallel=1, share=0.05)
     for trace, loss, steps in zip(traces, runs.losses, runs.num_passes, strict=True):
         gains, all_gains = -np.diff(trace), trace[0] - trace[1:]
         (small,) = np.nonzero(gains < 0.05 * all_gains)
@@ -216,7 +216,7 @@ def test_a_short_run_that_breaks_is_not_kept():
     data = as_data(X)
     setting = framed(kmeans.KMeans(), 6, data, Rows(data.x), None, Blocks())
     zero = jnp.zeros(())
-    runs = short_runs(setting, Breaks(), jnp.asarray(X[None, :6]), zero, zero, 1, 1, 0.0)
+    runs = short_runs(setting, Breaks(), jnp.asarray(X[None, :6]), rtol=zero, atol=zero, max_steps=1, num_parallel=1)
     assert np.isinf(runs.losses).all()
 
 

@@ -61,9 +61,9 @@ def fit(
       init: a function (key, data, k) -> centers; an array of centers of shape (K, D), or (R, K, D) for R starts;
         or a `Mixture` of the same covariance family, whose leaves may have a leading axis R.
       refine: the most steps of K-means after the seeding, where `init` is a function; 0 for none.
-      restarts: how many starts, where `init` is a function. With many rows these are `factor` times as many.
-      subsample: with many rows, where `init` is a function: the restarts run on few of them, and the best one on all,
-        see `Subsample`. None: all restarts run on all rows, as they do anyway where these are few.
+      restarts: how many starts, where `init` is a function.
+      subsample: of many rows, and where `init` is a function, more starts run on few rows, and the best of them on all:
+        see `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K components are on. The others are switched off (log
         weight -inf) and stay so. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`.

@@ -47,9 +47,9 @@ def fit(
       weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
       init: a function (key, data, k) -> centers from `seeding` or your own, or an array of shape (K, D), or
         (R, K, D) for R starts.
-      restarts: how many starts, where `init` is a function. With many rows these are `factor` times as many.
-      subsample: with many rows, where `init` is a function: the restarts run on few of them, and the best one on all,
-        see `Subsample`. None: all restarts run on all rows, as they do anyway where these are few.
+      restarts: how many starts, where `init` is a function.
+      subsample: of many rows, and where `init` is a function, more starts run on few rows, and the best of them on all:
+        see `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K centers are on. The others stand at infinity, take no
         row and stay there. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`; the default is Lloyd's algorithm.

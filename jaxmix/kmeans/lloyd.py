@@ -1,7 +1,5 @@
 """Some steps of Lloyd's algorithm on seeded centers: what other models start from."""
 
-from functools import partial
-
 import jax.numpy as jnp
 from jax import Array
 
@@ -12,7 +10,7 @@ from jaxmix.kmeans.problem import KMeans
 from jaxmix.pytree import choice, static
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
-from jaxmix.solve.framed import framed, last_params, moved_rows
+from jaxmix.solve.framed import framed, moved_rows, short_runs
 
 
 @choice
@@ -40,5 +38,6 @@ class Lloyd:
         k, reduce = centers.shape[1], Blocks()
         frame, rows = moved_rows(problem, k, data, distance_scale(data), reduce, weighted=True)
         setting = framed(problem, k, data, rows, frame, reduce)
-        last = partial(last_params, setting, EM(), rtol=zero, atol=zero, max_steps=self.max_steps)
-        return batches.map_batches(last, centers, batches.num_parallel())
+        size = batches.num_parallel()
+        runs = short_runs(setting, EM(), centers, rtol=zero, atol=zero, max_steps=self.max_steps, num_parallel=size)
+        return runs.params

@@ -164,19 +164,20 @@ def short_runs(
     setting: Framed,
     solver: Solver,
     starts: Params,
+    *,
     rtol: Array,
     atol: Array,
     max_steps: int,
     num_parallel: int,
-    share: float,
+    share: float = 0.0,
 ) -> ShortRuns:
-    """Runs that are not finished, from starts in the caller's units: no pass over the rows closes them.
+    """Runs that are not finished, from starts (R, ...) in the caller's units: no pass over the rows closes them.
 
-    They end as fits do, or when a step gains less than a share of what all have gained.
+    They end as fits do, with `atol` in the unit of the frame, or when a step gains less than a share of what all have
+    gained.
     """
     starts = jax.vmap(setting.inward)(starts)
     like = jax.tree.map(lambda leaf: leaf[0], starts)
-    atol = setting.squared(atol)
     made = loop.make_loop(setting.objective, solver, like, rtol, atol, max_steps, lambda params: params, share)
 
     def last(carry: loop.LoopState) -> ShortRuns:
@@ -190,14 +191,6 @@ def short_runs(
         return ShortRuns(setting.outward(params), losses, passes, held_up)
 
     return loop.fit_many(made._replace(finalize=last), starts, num_parallel)
-
-
-def last_params(setting: Framed, solver: Solver, start: Params, *, rtol: Array, atol: Array, max_steps: int) -> Params:
-    """The parameters of one fit, in the caller's units, without its loss and without repair."""
-    start = setting.inward(start)
-    made = loop.make_loop(setting.objective, solver, start, rtol, atol, max_steps, lambda params: params)
-    last = jax.lax.while_loop(made.cond, made.body, made.init(start))
-    return setting.outward(solver.params(setting.objective, last.state))
 
 
 def as_caller(setting: Framed, fit: Fit) -> Fit:
