@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, mixture, pytree, seeding, solve, sweep
 from jaxmix.data import Data, Rows
 from jaxmix.fitting import fit, fit_restarts
-from jaxmix.halving import Subsample
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solver import Fit, Objective, Progress, Solver
 from jaxmix.status import FitError, Status
+from jaxmix.subsampling import Subsample
 from jaxmix.validation import as_data
 
 __version__ = "0.1.0"

@@ -8,21 +8,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, halving, memory, seeding, validation
+from jaxmix import batches, local_search, memory, seeding, subsampling, validation
 from jaxmix.arrays import described, reject_fit
 from jaxmix.contracts import check_call, check_choice
 from jaxmix.data import Data, Rows
-from jaxmix.halving import Round, Subsample
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
 from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, short_runs
 from jaxmix.solve.run import as_params, is_weighted, lowest, side_by_side, validated
 from jaxmix.solver import Fit, Solver
+from jaxmix.subsampling import Plan, Subsample
 from jaxmix.typing import ArrayLike, Params, Seeding
 
 Refinement = Callable[[Array, Data], Array]
 """(centers (R, K, D), data) -> centers of the same shape: a `choice`, such as `kmeans.Lloyd(10)`."""
+
+SWAPPED = 2**31 + 1
+"""What is folded into the key of a fit for its exchanges: beyond the number of a restart, not `subsampling.SAMPLED`."""
 
 
 def fit(
@@ -61,8 +64,8 @@ def fit(
         (R, K, D) for R starts; or parameters that `problem.as_starts` takes.
       refine: what is done to seeded centers before `problem.start`, such as `kmeans.Lloyd(10)`.
       restarts: how many starts, where `init` is a function.
-      subsample: of many rows, and where `init` is a function, more starts run on few rows, and the best of them on all:
-        see `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
+      subsample: of many rows, and where `init` is a function, the restarts run on a sample, and the best on all: see
+        `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K centers are switched on. `jax.vmap` over it sweeps K in
         one compiled program.
       solver: any `Solver`.
@@ -179,26 +182,24 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
     problem, data, rows, k = common[0], common[2], common[3], fixed["k"]
     # Without a step nothing tells which start is good.
-    rounds = _rounds(search if fixed["max_steps"] else None, problem, data, k, restarts)
-    samples = halving.nested(key, data, rounds, weighted=rows.weights is not None)
-    first = samples[0]._replace(scale=problem.seeding_scale())
-    centers = seeds(key, active, refine, first, k, init, rounds[0].num_fits)
-    starts, passes = _starts(problem, centers, first), jnp.zeros(rounds[0].num_fits, data.x.dtype)
-    for sample, following in zip(samples[:-1], rounds[1:], strict=True):
-        starts, passes = _shortened(starts, passes, sample, following.num_fits, search, common, fixed)
-    if len(rounds) > 1:
-        fixed["num_parallel"] = min(fixed["num_parallel"], rounds[-1].num_fits)
-    return _run(starts, common, fixed, passes)
+    plan = _plan(search if fixed["max_steps"] else None, problem, data, k, restarts)
+    seen = data if plan is None else subsampling.drawn(key, data, plan.num_rows, weighted=rows.weights is not None)
+    swaps = 0 if plan is None else plan.num_swaps
+    seen = seen._replace(scale=problem.seeding_scale())
+    starts = _starts(problem, seeds(key, active, refine, seen, k, init, restarts, swaps), seen)
+    if plan is None:
+        return _run(starts, common, fixed)
+    starts, passes = _finished(starts, seen, plan.num_finished, search, common, fixed)
+    return _run(starts, common, fixed | {"num_parallel": min(fixed["num_parallel"], plan.num_finished)}, passes)
 
 
-def _rounds(search: Subsample | None, problem: Problem, data: Data, k: int, restarts: int) -> tuple[Round, ...]:
-    """The rounds of a fit, of which the last is on all rows."""
+def _plan(search: Subsample | None, problem: Problem, data: Data, k: int, restarts: int) -> Plan | None:
+    """The short runs of a fit, if it has any."""
     num_rows = data.x.shape[0]
-    if search is None:
-        return (Round(restarts, num_rows),)
-    rounds = search.rounds(num_rows, k, 0, restarts)
     # More numbers ask for more rows. They are counted by tracing, which takes a while.
-    return rounds if len(rounds) == 1 else search.rounds(num_rows, k, _numbers(problem, k, data), restarts)
+    if search is None or search.plan(num_rows, k, 0, restarts) is None:
+        return None
+    return search.plan(num_rows, k, _numbers(problem, k, data), restarts)
 
 
 def _numbers(problem: Problem, k: int, data: Data) -> int:
@@ -207,8 +208,8 @@ def _numbers(problem: Problem, k: int, data: Data) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(like))
 
 
-def _shortened(starts, passes, sample, num_kept, search, common, fixed):
-    """Short runs on a sample: the parameters of the fits that are kept, and what they have cost so far."""
+def _finished(starts, sample, num_finished, search, common, fixed):
+    """The parameters that the best short runs on a sample come to, and the passes behind them."""
     problem, solver, data, _, frame, reduce, rtol, atol = common
     rows = Rows(sample.x if frame is None else frame.apply(sample.x), sample.weights)
     setting = framed(problem, fixed["k"], sample, rows, frame, reduce)
@@ -222,8 +223,8 @@ def _shortened(starts, passes, sample, num_kept, search, common, fixed):
         num_parallel=fixed["num_parallel"],
         share=search.share,
     )
-    passes = passes + runs.num_passes * (sample.x.shape[0] / data.x.shape[0])
-    kept = halving.best(runs.losses, runs.held_up, num_kept)
+    kept = subsampling.best(runs.losses, runs.held_up, num_finished)
+    passes = runs.num_passes * (sample.x.shape[0] / data.x.shape[0])
     return jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes))
 
 
@@ -237,9 +238,11 @@ def _from_params(starts, *common, **fixed):
     return _run(starts, common, fixed)
 
 
-def seeds(key, active, refine, data, k, init, restarts) -> Array:
+def seeds(key, active, refine, data, k, init, restarts, swaps=0) -> Array:
     """The centers that the restarts of a fit start from, (R, K, D); for J numbers of active ones (J R, K, D)."""
     centers = switched_off(seeding.seeded(key, data, k, init, restarts), active)
+    if swaps:
+        centers = local_search.improved(jax.random.fold_in(key, SWAPPED), centers, data, swaps)
     return centers if refine is None else refine(centers, data)
 
 

@@ -264,7 +264,7 @@ def _parallel(key: Array, data: Data, k: int, rounds: int, num_drawn: int, trial
     first = sampling.by_mass(jax.random.uniform(first_key, (1,), x.dtype), weights)
 
     def draw(closest: Array, points: Array) -> tuple[Array, Array]:
-        found = sampling.by_mass(points, _costs(closest, weights))
+        found = sampling.by_mass(points, costs(closest, weights))
         return jnp.minimum(closest, _nearest(x, x[found], scale)[0]), found
 
     points = jax.random.uniform(key, (rounds, num_drawn), x.dtype)
@@ -290,7 +290,7 @@ def _one_by_one(key: Array, data: Data, k: int, trials: int, *, farthest: bool =
             row = jnp.argmax(jnp.where(present, closest, -1)).astype(jnp.int32)
             return jnp.where(index > 0, row, sampling.by_mass(points, weights))
         # The first center is one row, drawn by weight: each trial is the same.
-        mass = jnp.where(index > 0, _costs(closest, weights), weights)
+        mass = jnp.where(index > 0, costs(closest, weights), weights)
         return sampling.by_mass(jnp.where(index > 0, points, points[0]), mass)
 
     def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -306,7 +306,7 @@ def _one_by_one(key: Array, data: Data, k: int, trials: int, *, farthest: bool =
     return x[jax.lax.fori_loop(0, k, body, nothing)[0]]
 
 
-def _costs(closest: Array, weights: Array) -> Array:
+def costs(closest: Array, weights: Array) -> Array:
     """The rows' share of J up to a factor, or their weights where J is zero."""
     # Scaled so that neither tiny weights nor tiny distances underflow.
     costs = weights * linalg.safe_divide(closest, jnp.max(closest))

@@ -329,9 +329,15 @@ REJECTED = [
     ),
     Rejected(
         "subsample",
-        "`Subsample(factor=1)`",
-        {"subsample": Subsample(factor=1)},
-        "`factor` of `Subsample` must be an integer of at least 2, got 1.",
+        "`Subsample(finished=0)`",
+        {"subsample": Subsample(finished=0)},
+        "`finished` of `Subsample` must be an integer of at least 1, got 0.",
+    ),
+    Rejected(
+        "subsample",
+        "`Subsample(swaps=-1)`",
+        {"subsample": Subsample(swaps=-1)},
+        "`swaps` of `Subsample` must be an integer of at least 0, got -1.",
     ),
     Rejected(
         "subsample",

@@ -5,14 +5,14 @@ from jax import Array
 from jaxmix import fitting, seeding, validation
 from jaxmix.data import Data
 from jaxmix.gmm.steps import GaussianMixture
-from jaxmix.halving import Subsample
 from jaxmix.kmeans import Lloyd
 from jaxmix.mixture.assignment import Assignment, Soft
 from jaxmix.mixture.components.gaussian import Covariance, Full, NormalInverseWishart
 from jaxmix.mixture.model import Mixture
 from jaxmix.reduction import Blocks
-from jaxmix.solve.em import EM
+from jaxmix.solve.squarem import Squarem
 from jaxmix.solver import Fit, Solver
+from jaxmix.subsampling import Subsample
 from jaxmix.typing import ArrayLike, Seeding
 
 
@@ -31,7 +31,7 @@ def fit(
     restarts: int = 8,
     subsample: Subsample | None = Subsample(),
     num_active: ArrayLike | None = None,
-    solver: Solver = EM(),
+    solver: Solver = Squarem(),
     max_steps: int = 500,
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 1e-6,
@@ -62,11 +62,11 @@ def fit(
         or a `Mixture` of the same covariance family, whose leaves may have a leading axis R.
       refine: the most steps of K-means after the seeding, where `init` is a function; 0 for none.
       restarts: how many starts, where `init` is a function.
-      subsample: of many rows, and where `init` is a function, more starts run on few rows, and the best of them on all:
-        see `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
+      subsample: of many rows, and where `init` is a function, the restarts run on a sample, and the best on all: see
+        `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K components are on. The others are switched off (log
         weight -inf) and stay so. `jax.vmap` over it sweeps K in one compiled program.
-      solver: any `Solver`.
+      solver: any `Solver`. The default is EM, accelerated; `EM()` where its own steps are wanted.
       max_steps: the most steps of each restart.
       rtol: relative tolerance on the loss.
       atol: absolute tolerance on the loss per unit of weight, in nats.
@@ -82,7 +82,8 @@ def fit(
         prior, a key or tolerances are invalid.
 
     References:
-      Dempster, Laird and Rubin (1977), section 4.3; Bishop (2006), section 9.2.2.
+      Dempster, Laird and Rubin (1977), section 4.3; Bishop (2006), section 9.2.2; Varadhan and Roland (2008) for the
+      default solver.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -126,7 +127,7 @@ def fit_restarts(
     restarts: int = 8,
     subsample: Subsample | None = None,
     num_active: ArrayLike | None = None,
-    solver: Solver = EM(),
+    solver: Solver = Squarem(),
     max_steps: int = 500,
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 1e-6,

@@ -5,11 +5,11 @@ from jax import Array
 
 from jaxmix import fitting, frame, seeding, validation
 from jaxmix.data import Data
-from jaxmix.halving import Subsample
 from jaxmix.kmeans.problem import KMeans
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
 from jaxmix.solver import Fit, Solver
+from jaxmix.subsampling import Subsample
 from jaxmix.typing import ArrayLike, Seeding
 
 
@@ -26,7 +26,7 @@ def fit(
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 300,
-    rtol: ArrayLike = 1e-5,
+    rtol: ArrayLike = 1e-6,
     atol: ArrayLike = 0.0,
     reduce: Blocks = Blocks(),
 ) -> Fit:
@@ -48,8 +48,8 @@ def fit(
       init: a function (key, data, k) -> centers from `seeding` or your own, or an array of shape (K, D), or
         (R, K, D) for R starts.
       restarts: how many starts, where `init` is a function.
-      subsample: of many rows, and where `init` is a function, more starts run on few rows, and the best of them on all:
-        see `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
+      subsample: of many rows, and where `init` is a function, the restarts run on a sample, and the best on all: see
+        `Subsample`. None: all `restarts` run on all rows, as they do anyway where these are few.
       num_active: integer from 1 to K, traced: how many of the K centers are on. The others stand at infinity, take no
         row and stay there. `jax.vmap` over it sweeps K in one compiled program.
       solver: any `Solver`; the default is Lloyd's algorithm.
@@ -110,7 +110,7 @@ def fit_restarts(
     num_active: ArrayLike | None = None,
     solver: Solver = EM(),
     max_steps: int = 300,
-    rtol: ArrayLike = 1e-5,
+    rtol: ArrayLike = 1e-6,
     atol: ArrayLike = 0.0,
     reduce: Blocks = Blocks(),
 ) -> Fit:

@@ -7,15 +7,14 @@ import pytest
 from cases import blobs
 
 import jaxmix
-from jaxmix import Blocks, Rows, Subsample, as_data, gmm, halving, kmeans, mixture, sampling, solve
-from jaxmix.halving import Round
+from jaxmix import Blocks, Rows, Subsample, as_data, gmm, kmeans, mixture, sampling, solve, subsampling
 from jaxmix.pytree import choice
 from jaxmix.solve.framed import framed, short_runs
+from jaxmix.subsampling import Plan
 
 KEY = jax.random.key(0)
 X = blobs(1203, 2, 6, seed=3, spread=10.0)
-# Three rounds: 8 fits on one row in 20, 2 on one in 5, 1 on all.
-SEARCH = Subsample(rows=60, factor=4)
+SEARCH = Subsample(rows=240)
 
 
 def fit(key, x=X, k=6, **options):
@@ -74,42 +73,32 @@ def test_rows_in_a_rhythm_are_drawn_from_every_cluster():
     assert counts.min() > 20
 
 
-def test_samples_are_nested():
-    data = as_data(X, 1.0 + np.arange(len(X)) % 3)
-    rounds = SEARCH.rounds(len(X), 6, 12, 2)
-    found = halving.nested(KEY, data, rounds, weighted=True)
-    assert found[-1] is data
-    assert [len(each.x) for each in found] == [each.num_rows for each in rounds]
-    small, middle, whole = (set(map(tuple, np.asarray(each.x))) for each in found)
-    assert small < middle < whole
-
-
 @pytest.mark.parametrize(
-    ("rows", "num_rows", "expected"),
+    ("search", "num_rows", "expected"),
     [
-        (120, 479, (Round(2, 479),)),
-        (60, 900, (Round(8, 60), Round(1, 900))),
-        (60, 960, (Round(8, 60), Round(2, 240), Round(1, 960))),
+        (Subsample(rows=120), 479, None),
+        (Subsample(rows=120), 480, Plan(120, 1, 6)),
+        (Subsample(rows=120, finished=3, swaps=0), 900, Plan(120, 2, 0)),
     ],
 )
-def test_rounds_follow_from_the_number_of_rows(rows, num_rows, expected):
-    assert Subsample(rows=rows, factor=4).rounds(num_rows, 3, 6, 2) == expected
+def test_short_runs_follow_from_the_number_of_rows(search, num_rows, expected):
+    assert search.plan(num_rows, 3, 6, restarts=2) == expected
 
 
-def test_the_first_sample_has_rows_for_every_component_and_number():
-    for k, numbers in ((3, 6), (64, 512), (16, 16 * 273)):
-        rounds = Subsample().rounds(10**7, k, numbers, 8)
-        assert rounds[0].num_rows >= max(1024, 32 * k, 2 * numbers)
-        assert [each.num_fits for each in rounds] == [64, 8, 1]
+@pytest.mark.parametrize(("k", "numbers"), [(3, 6), (64, 512), (16, 16 * 273)])
+def test_a_sample_has_rows_for_every_component_and_number(k, numbers):
+    plan = Subsample().plan(10**7, k, numbers, 8)
+    assert plan is not None
+    assert plan.num_rows >= max(4096, 128 * k, 8 * numbers)
 
 
 def test_the_lowest_losses_are_kept_and_held_up_fits_come_later():
     losses = jnp.array([5.0, np.nan, 3.0, 1.0, np.inf, 4.0, 3.0])
-    assert halving.best(losses, None, 4).tolist() == [3, 2, 6, 5]
+    assert subsampling.best(losses, None, 4).tolist() == [3, 2, 6, 5]
     held_up = np.zeros((7, 2), bool)
     held_up[3, 1] = held_up[4, 0] = True
     held_up = jnp.asarray(held_up)
-    kept = halving.best(losses, held_up, 7).tolist()
+    kept = subsampling.best(losses, held_up, 7).tolist()
     assert kept[:5] == [2, 6, 5, 0, 3]
     assert set(kept[5:]) == {1, 4}
 
@@ -125,10 +114,9 @@ def test_a_fit_is_a_fixed_point_of_all_rows_and_as_good_as_restarts_on_all():
 
 def test_passes_are_counted_in_rows():
     found = fit(KEY)
-    share = (60 + 240) / 1203
+    share = 240 / 1203
     assert found.num_steps < found.num_passes <= found.num_steps + SEARCH.max_steps * share
-    # A run of one step on each sample.
-    found = fit(KEY, subsample=Subsample(rows=60, factor=4, max_steps=1))
+    found = fit(KEY, subsample=Subsample(rows=240, max_steps=1))
     np.testing.assert_allclose(found.num_passes, found.num_steps + share, rtol=1e-12)
 
 
@@ -161,9 +149,10 @@ def test_the_key_alone_decides():
 
 
 def test_finished_fits_are_returned_with_their_statuses():
-    fits = kmeans.fit_restarts(KEY, X, 6, restarts=8, subsample=SEARCH).throw()
+    search = Subsample(rows=240, finished=2)
+    fits = kmeans.fit_restarts(KEY, X, 6, subsample=search).throw()
     assert fits.loss.shape == (2,)
-    best = kmeans.fit(KEY, X, 6, restarts=8, subsample=SEARCH)
+    best = kmeans.fit(KEY, X, 6, subsample=search)
     np.testing.assert_array_equal(best.loss, fits.loss.min())
 
 
@@ -240,7 +229,7 @@ def test_a_prior_counts_as_much_on_a_sample():
     # One row stands for many: the mode of a sample that repeats all rows is the mode of all.
     rows = np.repeat(blobs(60, 2, 2), 20, axis=0)
     prior = gmm.weak_prior(rows, strength=50.0)
-    search = Subsample(rows=60, factor=4, max_steps=300, share=0.0)
+    search = Subsample(rows=60, max_steps=300, share=0.0)
     found = gmm.fit(KEY, rows, 2, restarts=2, prior=prior, subsample=search, atol=1e-9).throw()
     whole = gmm.fit(KEY, rows, 2, restarts=8, prior=prior, subsample=None, atol=1e-9).throw()
     np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-9)
@@ -252,7 +241,7 @@ def test_a_prior_counts_as_much_on_a_sample():
 def test_every_problem_and_solver_runs(solver):
     counts = np.random.default_rng(0).poisson(np.repeat([[1.0], [9.0]], 300, axis=0))
     model = mixture.MixtureModel(mixture.Poisson())
-    search = Subsample(rows=60, factor=4)
+    search = Subsample(rows=120)
     found = jaxmix.fit(model, KEY, counts, 2, restarts=2, subsample=search, solver=solver, atol=1e-8).throw()
     whole = jaxmix.fit(model, KEY, counts, 2, subsample=None, atol=1e-8).throw()
     np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-6)
