@@ -1,6 +1,7 @@
 """How soon is a fit good? Default fits beside those of peers: the excess over the best loss known, against seconds."""
 
 import dataclasses
+import importlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,12 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
-from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.datasets import load_breast_cancer
 from sklearn.mixture import GaussianMixture
 
 from experiments import data, machine, report
-from experiments.peers import THREADS, limited
+from experiments.peers import MODULES, THREADS, TITLES, limited, missing
 from jaxmix import gmm, kmeans
 
 BLOCK = 20_000
@@ -61,7 +61,7 @@ class Contender(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Default fits of jaxmix and scikit-learn: how soon, and how good."""
+    """Default fits of jaxmix and its peers: how soon, and how good."""
 
     model: str = "kmeans,mixture"
     """Which models, with commas between."""
@@ -120,31 +120,59 @@ def workloads(options: Options) -> Iterator[Workload]:
 
 
 def contenders(workload: Workload, x: np.ndarray) -> list[Contender]:
-    """The public calls that fit it, scikit-learn's with each number of threads."""
-    k, rows = workload.k, jax.numpy.asarray(x)
+    """The public calls that fit it, of the libraries that are installed; a peer's with each number of threads."""
+    found = [Contender("jaxmix", partial(_own, workload, jax.numpy.asarray(x)))]
+    there = {name for name in MODULES if name not in missing([name])}
+    for (library, title), fit in (_of_kmeans if workload.model == "kmeans" else _of_mixtures)(workload, x).items():
+        if library in there:
+            # JAX decides by itself how many threads it has.
+            limits = [nullcontext] if library == "gmmx" else [partial(limited, library, threads) for threads in THREADS]
+            found += [Contender(f"{TITLES[library]}{title}", fit, each) for each in limits]
+    return found
 
-    def own(seed: int) -> tuple[np.ndarray, ...]:
-        if workload.model == "kmeans":
-            return (np.asarray(kmeans.fit(jax.random.key(seed), rows, k).params),)
-        params = gmm.fit(jax.random.key(seed), rows, k).params
-        return tuple(np.asarray(part) for part in (params.weights, params.means, params.covariances))
 
-    def centers(make: Any, seed: int) -> tuple[np.ndarray, ...]:
-        return (make(k, random_state=seed).fit(x).cluster_centers_,)
+def _own(workload: Workload, rows: Any, seed: int) -> tuple[np.ndarray, ...]:
+    if workload.model == "kmeans":
+        return (np.asarray(kmeans.fit(jax.random.key(seed), rows, workload.k).params),)
+    params = gmm.fit(jax.random.key(seed), rows, workload.k).params
+    return tuple(np.asarray(part) for part in (params.weights, params.means, params.covariances))
 
-    def mixture(num: int, seed: int) -> tuple[np.ndarray, ...]:
-        found: Any = GaussianMixture(k, n_init=num, random_state=seed).fit(x)
+
+def _of_kmeans(workload: Workload, x: np.ndarray) -> dict[tuple[str, str], Callable[[int], tuple[np.ndarray, ...]]]:
+    def estimator(module: str, name: str, options: dict[str, Any], seed: int) -> tuple[np.ndarray, ...]:
+        make = getattr(importlib.import_module(module), name)
+        return (np.asarray(make(workload.k, random_state=seed, **options).fit(x).cluster_centers_),)
+
+    def faiss(seed: int) -> tuple[np.ndarray, ...]:
+        model = importlib.import_module("faiss").Kmeans(x.shape[1], workload.k, nredo=8, seed=seed)
+        model.train(x)
+        return (model.centroids.copy(),)
+
+    return {
+        ("sklearn", ", n_init = 1"): partial(estimator, "sklearn.cluster", "KMeans", {"n_init": 1}),
+        ("sklearn", ", n_init = 8"): partial(estimator, "sklearn.cluster", "KMeans", {"n_init": 8}),
+        ("sklearn", ", mini-batches"): partial(estimator, "sklearn.cluster", "MiniBatchKMeans", {}),
+        ("sklearnex", ", n_init = 8"): partial(estimator, "sklearnex.cluster", "KMeans", {"n_init": 8}),
+        ("faiss", ", nredo = 8"): faiss,
+    }
+
+
+def _of_mixtures(workload: Workload, x: np.ndarray) -> dict[tuple[str, str], Callable[[int], tuple[np.ndarray, ...]]]:
+    def sklearn(num: int, seed: int) -> tuple[np.ndarray, ...]:
+        found: Any = GaussianMixture(workload.k, n_init=num, random_state=seed).fit(x)
         return found.weights_, found.means_, found.covariances_
 
-    if workload.model == "kmeans":
-        lloyd: Any = KMeans
-        peers: dict[str, Any] = {
-            f"scikit-learn, n_init = {num}": partial(centers, partial(lloyd, n_init=num)) for num in (1, 8)
-        } | {"scikit-learn, mini-batches": partial(centers, MiniBatchKMeans)}
-    else:
-        peers = {f"scikit-learn, n_init = {num}": partial(mixture, num) for num in (1, 8)}
-    limits = [partial(limited, "sklearn", threads) for threads in THREADS]
-    return [Contender("jaxmix", own)] + [Contender(name, fit, each) for name, fit in peers.items() for each in limits]
+    def gmmx(seed: int) -> tuple[np.ndarray, ...]:
+        library: Any = importlib.import_module("gmmx")
+        start = library.GaussianMixtureModelJax.from_k_means(x, workload.k, random_state=seed)
+        found = jax.block_until_ready(library.EMFitter().fit(x, start)).gmm
+        return found.weights_numpy, found.means_numpy, found.covariances.values_numpy
+
+    return {
+        ("sklearn", ", n_init = 1"): partial(sklearn, 1),
+        ("sklearn", ", n_init = 8"): partial(sklearn, 8),
+        ("gmmx", ""): gmmx,
+    }
 
 
 def loss(x: np.ndarray, params: tuple[np.ndarray, ...]) -> float:
@@ -300,11 +328,12 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 {about}
 
-Each library's public call with its defaults, but for the number of starts that is named; scikit-learn with the better
-of {" and ".join(map(str, THREADS))} threads. The first call of each, which compiles, is apart; then {options.seeds}
-seeds in turns, fewer where they take longer than {options.budget:g} s. Losses are taken in float64 by NumPy. The excess
-is over the lowest loss of all fits of the data: of J in percent, of the log-likelihood in nats a row; "lowest" and
-"highest" are those of the seeds. Rows are NumPy arrays for scikit-learn, and on the device already for jaxmix.
+Each library's public call with its defaults, but for the number of starts that is named; peers with the better of
+{" and ".join(map(str, THREADS))} threads, and gmmx from scikit-learn's K-means. The first call of each, which
+compiles, is apart; then {options.seeds} seeds in turns, fewer where they take longer than {options.budget:g} s. Losses
+are taken in float64 by NumPy. The excess is over the lowest loss of all fits of the data: of J in percent, of the
+log-likelihood in nats a row; "lowest" and "highest" are those of the seeds. Rows are NumPy arrays for peers, and on the
+device already for jaxmix.
 
 ## Result
 
