@@ -7,6 +7,7 @@ from jaxmix.data import Data, Rows
 from jaxmix.fitting import fit, fit_restarts
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
+from jaxmix.sharding import Sharded
 from jaxmix.solver import Fit, Objective, Progress, Solver
 from jaxmix.status import FitError, Status
 from jaxmix.subsampling import Subsample
@@ -32,6 +33,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Rows",
+    "Sharded",
     "Solver",
     "Status",
     "Subsample",

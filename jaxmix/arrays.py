@@ -18,6 +18,11 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
+def is_merged(node: Any) -> bool:
+    """Whether statistics of disjoint rows are merged by a method of the node, rather than added."""
+    return hasattr(node, "merge")
+
+
 def check_on_host(name: str, *values: Any) -> None:
     """Rejects traced values for a function that reads them.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, local_search, memory, seeding, subsampling, validation
+from jaxmix import batches, local_search, memory, seeding, sharding, subsampling, validation
 from jaxmix.arrays import described, reject_fit
 from jaxmix.contracts import check_call, check_choice
 from jaxmix.data import Data, Rows
@@ -158,6 +158,7 @@ def settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce) -> t
     data, scale = validation.as_data_and_unit(x, weights)
     problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
     validation.check_count(k, data, hint=validation.SWEPT)
+    reduce, data = sharding.placed(reduce, data)
     frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
     common = (problem, solver, data, rows, frame, reduce, rtol, atol)
     return common, {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None)}
@@ -180,17 +181,24 @@ _STATIC = ("k", "max_steps", "num_parallel", "choose")
 
 @partial(jax.jit, static_argnames=("init", "restarts", *_STATIC))
 def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
-    problem, data, rows, k = common[0], common[2], common[3], fixed["k"]
+    problem, data, rows, reduce, k = common[0], common[2], common[3], common[5], fixed["k"]
     # Without a step nothing tells which start is good.
     plan = _plan(search if fixed["max_steps"] else None, problem, data, k, restarts)
-    seen = data if plan is None else subsampling.drawn(key, data, plan.num_rows, weighted=rows.weights is not None)
-    swaps = 0 if plan is None else plan.num_swaps
-    seen = seen._replace(scale=problem.seeding_scale())
-    starts = _starts(problem, seeds(key, active, refine, seen, k, init, restarts, swaps), seen)
-    if plan is None:
-        return _run(starts, common, fixed)
-    starts, passes = _finished(starts, seen, plan.num_finished, search, common, fixed)
-    return _run(starts, common, fixed | {"num_parallel": min(fixed["num_parallel"], plan.num_finished)}, passes)
+    weighted = rows.weights is not None
+    num_rows = data.x.shape[0]
+
+    def fits(key, active, refine, common):
+        data, scale = common[2], common[0].seeding_scale()
+        seen = subsampling.seen(key, data, plan, k, reduce, weighted=weighted)._replace(scale=scale)
+        swaps = 0 if plan is None else plan.num_swaps
+        centers = seeds(key, active, refine, seen, k, init, restarts, swaps, reduce)
+        if plan is None:
+            return _run(_starts(common[0], centers, data, reduce), common, fixed)
+        starts = _starts(common[0], centers, seen, sharding.own(reduce))
+        starts, passes = _finished(starts, seen, num_rows, plan.num_finished, search, common, fixed)
+        return _run(starts, common, fixed | {"num_parallel": min(fixed["num_parallel"], plan.num_finished)}, passes)
+
+    return sharding.spread(reduce, fits, key, active, refine, common)
 
 
 def _plan(search: Subsample | None, problem: Problem, data: Data, k: int, restarts: int) -> Plan | None:
@@ -204,27 +212,31 @@ def _plan(search: Subsample | None, problem: Problem, data: Data, k: int, restar
 
 def _numbers(problem: Problem, k: int, data: Data) -> int:
     """How many numbers the parameters have."""
-    like = jax.eval_shape(lambda data: problem.start(data.x[:k], jnp.ones(k, bool), data), data)
+    like = jax.eval_shape(lambda data: problem.start(data.x[:k], jnp.ones(k, bool), data, Blocks()), data)
     return sum(leaf.size for leaf in jax.tree.leaves(like))
 
 
-def _finished(starts, sample, num_finished, search, common, fixed):
+def _finished(starts, sample, num_rows, num_finished, search, common, fixed):
     """The parameters that the best short runs on a sample come to, and the passes behind them."""
-    problem, solver, data, _, frame, reduce, rtol, atol = common
+    problem, solver, _, _, frame, reduce, rtol, atol = common
     rows = Rows(sample.x if frame is None else frame.apply(sample.x), sample.weights)
-    setting = framed(problem, fixed["k"], sample, rows, frame, reduce)
-    runs = short_runs(
-        setting,
-        solver,
-        starts,
-        rtol=rtol,
-        atol=setting.squared(atol),
-        max_steps=min(fixed["max_steps"], search.max_steps),
-        num_parallel=fixed["num_parallel"],
-        share=search.share,
-    )
+    setting = framed(problem, fixed["k"], sample, rows, frame, sharding.own(reduce))
+
+    def runs_of(starts):
+        return short_runs(
+            setting,
+            solver,
+            starts,
+            rtol=rtol,
+            atol=setting.squared(atol),
+            max_steps=min(fixed["max_steps"], search.max_steps),
+            num_parallel=fixed["num_parallel"],
+            share=search.share,
+        )
+
+    runs = sharding.over_starts(reduce, runs_of, starts)
     kept = subsampling.best(runs.losses, runs.held_up, num_finished)
-    passes = runs.num_passes * (sample.x.shape[0] / data.x.shape[0])
+    passes = runs.num_passes * (sample.x.shape[0] / num_rows)
     return jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes))
 
 
@@ -235,15 +247,20 @@ def _from_centers(centers, active, *common, **fixed):
 
 @partial(jax.jit, static_argnames=_STATIC)
 def _from_params(starts, *common, **fixed):
-    return _run(starts, common, fixed)
+    return sharding.spread(common[5], lambda starts, common: _run(starts, common, fixed), starts, common)
 
 
-def seeds(key, active, refine, data, k, init, restarts, swaps=0) -> Array:
+def seeds(key, active, refine, data, k, init, restarts, swaps=0, reduce=Blocks()) -> Array:
     """The centers that the restarts of a fit start from, (R, K, D); for J numbers of active ones (J R, K, D)."""
-    centers = switched_off(seeding.seeded(key, data, k, init, restarts), active)
-    if swaps:
-        centers = local_search.improved(jax.random.fold_in(key, SWAPPED), centers, data, swaps)
-    return centers if refine is None else refine(centers, data)
+
+    def of(numbers):
+        centers = switched_off(seeding.seeded(key, data, k, init, numbers), active)
+        if swaps:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, SWAPPED), numbers)
+            centers = local_search.improved(keys, centers, data, swaps)
+        return centers if refine is None else refine(centers, data)
+
+    return sharding.over_starts(reduce, of, jnp.arange(restarts))
 
 
 def switched_off(centers: Array, active: Array | None) -> Array:
@@ -255,13 +272,17 @@ def switched_off(centers: Array, active: Array | None) -> Array:
 
 def fits_from(centers: Array, common: tuple, fixed: dict[str, Any]) -> Fit:
     """Fits from centers (R, K, D), by `settings` and whether the best is chosen; within a compiled program."""
-    return _run(_starts(common[0], centers, common[2]), common, fixed)
+
+    def fits(centers, common):
+        return _run(_starts(common[0], centers, common[2], common[5]), common, fixed)
+
+    return sharding.spread(common[5], fits, centers, common)
 
 
-def _starts(problem: Problem, centers: Array, data: Data) -> Params:
+def _starts(problem: Problem, centers: Array, data: Data, reduce: Blocks) -> Params:
     def start(centers: Array) -> Params:
         off = jnp.any(jnp.isinf(centers), axis=1)
-        return problem.start(jnp.where(off[:, None], 0, centers), ~off, data)
+        return problem.start(jnp.where(off[:, None], 0, centers), ~off, data, reduce)
 
     return batches.map_batches(start, centers, batches.num_parallel())
 
@@ -269,6 +290,10 @@ def _starts(problem: Problem, centers: Array, data: Data) -> Params:
 def _run(starts, common, fixed, passes: Any = 0):
     problem, solver, data, rows, frame, reduce, rtol, atol = common
     setting = framed(problem, fixed["k"], data, rows, frame, reduce)
-    fits = fit_in_frame(setting, solver, starts, rtol, atol, fixed["max_steps"], fixed["num_parallel"])
+
+    def fits_of(starts):
+        return fit_in_frame(setting, solver, starts, rtol, atol, fixed["max_steps"], fixed["num_parallel"])
+
+    fits = sharding.over_starts(reduce, fits_of, starts)
     fits = fits._replace(num_passes=fits.num_passes + passes)
     return as_caller(setting, lowest(fits) if fixed["choose"] else fits)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxmix import linalg, memory
+from jaxmix import devices, linalg, memory
 from jaxmix.data import Data
 
 MEAN_BLOCK = 200_000
@@ -22,12 +22,13 @@ FEW_ROWS = 256
 """Rows that are read first, to see whether the others need be."""
 
 
-def mean(x: Any, weights: Any) -> Any:
+def mean(x: Any, weights: Any, *, spread: bool = False) -> Any:
     """The weighted mean of the rows.
 
     Args:
       x: Array of shape (N, D), or a NumPy array, of which NumPy takes the mean: this compiles nothing.
       weights: of shape (N,), of the same kind.
+      spread: whether traced rows lie on several devices; others show it.
 
     Returns:
       Array of shape (D,), of the same kind.
@@ -37,7 +38,7 @@ def mean(x: Any, weights: Any) -> Any:
       [3.0]
     """
     if not isinstance(x, np.ndarray):
-        return _mean_on_device(x, weights)
+        return (_mean_over_devices if spread or devices.rows_of(x) else _mean_on_device)(x, weights)
     pivot = x[np.argmax(weights > 0)]
     share = weights / weights.sum()
     size = max(1, MEAN_BLOCK // x.shape[1])
@@ -63,6 +64,35 @@ def _mean_on_device(x: Array, weights: Array) -> Array:
 
     total = jax.lax.fori_loop(0, -(-num_rows // size), add, jnp.zeros_like(pivot))
     return pivot + total
+
+
+@jax.jit
+def _mean_over_devices(x: Array, weights: Array) -> Array:
+    # As one product: a block at a time, or one row, would bring all rows to every device.
+    pivot = 0.5 * jnp.min(x, axis=0) + 0.5 * jnp.max(x, axis=0)
+    return pivot + linalg.dot(weights / jnp.sum(weights), x - pivot[None])
+
+
+def extremes(x: Any) -> tuple[Any, Any]:
+    """The least and the largest entry of an array that is not traced; NaN where any is NaN.
+
+    Args:
+      x: Array of any shape, or a NumPy array.
+
+    Returns:
+      Two of shape ().
+
+    Example:
+      >>> extremes(np.array([2.0, 1.0]))
+      (np.float64(1.0), np.float64(2.0))
+    """
+    with np.errstate(invalid="ignore"):
+        low, high = x.min(), x.max()
+    if devices.rows_of(x) is None:
+        return low, high
+    # The least of what several devices have may not be NaN where one has NaN.
+    unknown = jnp.isnan(x).any()
+    return jnp.where(unknown, jnp.nan, low), jnp.where(unknown, jnp.nan, high)
 
 
 def scale_of(x: Array) -> Array | None:
@@ -174,7 +204,7 @@ def unit_of(sizes: Array) -> Array:
         return memory.copied(np.ldexp(np.ones((), sizes.dtype), shifts))
 
 
-def exact_origin(x: Any, weights: Any) -> Any:
+def exact_origin(x: Any, weights: Any, *, spread: bool = False) -> Any:
     """In each feature the mean of the rows where subtracting it from every row is exact; 0 elsewhere.
 
     It is exact where every row lies between half and twice the mean.
@@ -182,6 +212,7 @@ def exact_origin(x: Any, weights: Any) -> Any:
     Args:
       x: Array of shape (N, D), or a NumPy array.
       weights: of shape (N,), of the same kind.
+      spread: as in `mean`.
 
     Returns:
       Array of shape (D,), of the same kind.
@@ -202,7 +233,7 @@ def exact_origin(x: Any, weights: Any) -> Any:
     low, high = x.min(axis=0), x.max(axis=0)
     if on_host and not _may_be_exact(low, high).any():
         return np.zeros(x.shape[1], x.dtype)
-    center = mean(x, weights)
+    center = mean(x, weights, spread=spread)
     is_exact = (low >= center / 2) & (high / 2 <= center) & (low > 0)
     is_exact |= (high <= center / 2) & (low / 2 >= center) & (high < 0)
     return numpy.where(is_exact, center, 0).astype(x.dtype)

@@ -120,9 +120,13 @@ def fill_absent(values: Array | np.ndarray, weights: Array | np.ndarray) -> Any:
     """
     numpy: Any = np if isinstance(values, np.ndarray) and isinstance(weights, np.ndarray) else jnp
     values = numpy.asarray(values)
-    first = numpy.expand_dims(values[numpy.argmax(weights > 0)], 0)
     absent = (weights == 0).reshape(-1, *(1,) * (values.ndim - 1))
-    return numpy.where(absent, first, values)
+    place = numpy.argmax(weights > 0)
+    if numpy is np:
+        return np.where(absent, values[place][None], values)
+    # As a sum: to take one row of an array that is spread over devices, XLA brings all rows to every device.
+    chosen = (jnp.arange(values.shape[0]) == place).reshape(absent.shape)
+    return jnp.where(absent, jnp.sum(jnp.where(chosen, values, 0), axis=0, keepdims=True), values)
 
 
 @partial(jax.jit, inline=True)

@@ -30,7 +30,7 @@ class Nearest(NamedTuple):
     other: Array
 
 
-def improved(key: Array, centers: Array, data: Data, num_swaps: int) -> Array:
+def improved(keys: Array, centers: Array, data: Data, num_swaps: int) -> Array:
     r"""Exchanges of a center for a row, tried one after another, each taken where it lowers J.
 
     A row m is drawn with probability $w_m D_m^2 / \sum_n w_n D_n^2$, as k-means++ draws it, and takes the place of the
@@ -41,13 +41,13 @@ def improved(key: Array, centers: Array, data: Data, num_swaps: int) -> Array:
     Where two centers share a cluster and one has none, such an exchange mends what no step of Lloyd's algorithm can.
 
     Args:
-      key: a PRNG key.
+      keys: R PRNG keys.
       centers: Array of shape (R, K, D), of R starts; those at infinity are off, and stay so.
       data: `Data` of N rows.
       num_swaps: how many exchanges are tried for each start.
 
     Returns:
-      Array of shape (R, K, D), none of a higher J. The i-th depends on the key and on i, not on R.
+      Array of shape (R, K, D), none of a higher J.
 
     References:
       Lattanzi and Sohler (2019), algorithm 2.
@@ -55,10 +55,10 @@ def improved(key: Array, centers: Array, data: Data, num_swaps: int) -> Array:
     Example:
       >>> from jaxmix import as_data
       >>> data = as_data([[0.0], [1.0], [8.0], [9.0]])
-      >>> improved(jax.random.key(0), jnp.array([[[0.0], [1.0]]]), data, 4).max().item() > 7
+      >>> keys = jax.random.split(jax.random.key(0), 1)
+      >>> improved(keys, jnp.array([[[0.0], [1.0]]]), data, 4).max().item() > 7
       True
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(centers.shape[0]))
     # Features first: then sums over them are sums of long vectors.
     scale = frame.distance_scale(data)
     factors = jnp.ones(data.x.shape[1], data.x.dtype) if scale is None else jnp.broadcast_to(scale, data.x.shape[1:])

@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxmix import devices
+
 ALIGNMENT = 64
 """Bytes. JAX takes over a NumPy array that starts at a multiple of this, and copies any other, slowly."""
 
@@ -65,7 +67,8 @@ def map_parts(fn: Callable[[Any, Any], Any], prepared: Any, rows: Any) -> Any:
     """The values of `fn(prepared, rows)` for each row, without a copy of all rows where NumPy holds them.
 
     NumPy arrays are copied a part at a time, and the function then waits for its result: the caller may refill them as
-    soon as it returns. Rows that are JAX arrays, or traced, or of one part, are given to `fn` as a whole.
+    soon as it returns. Rows that are JAX arrays, or traced, or of one part, are given to `fn` as a whole;
+    those that are spread over devices, each device's own to each.
 
     Args:
       fn: from `prepared` and `rows`, or some of them, to a pytree of arrays of shape (n, ...), each row of which
@@ -82,6 +85,9 @@ def map_parts(fn: Callable[[Any, Any], Any], prepared: Any, rows: Any) -> Any:
       [0.0, 2.0, 4.0]
     """
     leaves = jax.tree.leaves(rows)
+    spread = devices.rows_of(leaves[0])
+    if spread is not None and not isinstance(jax.tree.leaves(prepared)[0], Tracer):
+        return devices.each_part(fn, spread)(prepared, jax.device_put(rows, spread))
     num_rows = leaves[0].shape[0]
     num_parts = min(num_rows, -(-sum(leaf.nbytes for leaf in leaves) // PART_BYTES))
     is_known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((prepared, rows)))
@@ -141,7 +147,7 @@ def on_host(array: Array | np.ndarray) -> Any:
     """
     if isinstance(array, np.ndarray):
         return array
-    is_here = array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+    is_here = array.is_fully_addressable and [device.platform for device in array.devices()] == ["cpu"]
     return np.asarray(array) if is_here else array
 
 

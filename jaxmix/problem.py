@@ -135,13 +135,14 @@ class Problem:
         """
         return None
 
-    def start(self, centers: Array, active: Array, data: Data) -> Params:
+    def start(self, centers: Array, active: Array, data: Data, reduce: Any) -> Params:
         """Parameters from seeded centers.
 
         Args:
           centers: Array of shape (K, D), finite, or NaN for a start that failed; 0 where switched off.
           active: Array of shape (K,), bool: which are switched on.
           data: the rows.
+          reduce: sums over rows, which `reduce.cut` cuts.
 
         Returns:
           The parameters. The default: the centers, those that are switched off at infinity.

@@ -10,11 +10,12 @@ T = TypeVar("T")
 _STATIC = "static"
 
 
-def static(*, default: Any = dataclasses.MISSING) -> Any:
+def static(*, default: Any = dataclasses.MISSING, kw_only: bool = False) -> Any:
     """A field of a `choice` that is part of the tree's structure: a function, a class, or a number that sets a shape.
 
     Args:
       default: its default, if it has one.
+      kw_only: whether it is given by name alone.
 
     Returns:
       A field of a dataclass.
@@ -27,7 +28,7 @@ def static(*, default: Any = dataclasses.MISSING) -> Any:
       >>> jax.tree.leaves(Power(3))
       []
     """
-    return dataclasses.field(default=default, metadata={_STATIC: True})
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={_STATIC: True})
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))

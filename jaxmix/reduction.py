@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxmix.arrays import is_merged
 from jaxmix.data import Rows
 from jaxmix.pytree import choice, static
 from jaxmix.typing import Stats
@@ -162,6 +163,15 @@ class Blocks:
         num_rows = x.shape[0] if num_rows is None else num_rows
         return cut(x, weights, self.rows_per_block(num_rows, x.shape[1], footprint, x.dtype.itemsize), num_rows)
 
+    @property
+    def num_parts(self) -> int:
+        """Over how many devices the rows are spread."""
+        return 1
+
+    def total(self, stats: Stats) -> Stats:
+        """Statistics of the rows at hand as those of all rows: here they are."""
+        return stats
+
     def __call__(self, fn: Callable[[Any, Rows], Stats], prepared: Any, rows: Rows) -> Stats:
         """The merged values of `fn(prepared, block)` over the blocks of `rows`, which `cut` returned."""
         if rows.x.ndim == 2:
@@ -263,26 +273,22 @@ def merge(left: Stats, right: Stats) -> Stats:
     """
 
     def both(a: Any, b: Any) -> Any:
-        return a.merge(b) if _merges(a) else jnp.add(a, b)
+        return a.merge(b) if is_merged(a) else jnp.add(a, b)
 
-    return jax.tree.map(both, left, right, is_leaf=_merges)
+    return jax.tree.map(both, left, right, is_leaf=is_merged)
 
 
 def _block(rows: Rows, index: Array | int, valid: Array | None) -> Rows:
     return Rows(rows.x[index], None if rows.weights is None else rows.weights[index], valid)
 
 
-def _merges(node: Any) -> bool:
-    return hasattr(node, "merge")
-
-
 def _is_long(node: Any) -> bool:
     """Whether a total is carried in two numbers: floating scalars and vectors, such as the loss and the counts."""
-    return not _merges(node) and jnp.issubdtype(node.dtype, jnp.floating) and node.ndim <= 1
+    return not is_merged(node) and jnp.issubdtype(node.dtype, jnp.floating) and node.ndim <= 1
 
 
 def _long(stats: Stats) -> list[Array]:
-    return [node for node in jax.tree.leaves(stats, is_leaf=_merges) if _is_long(node)]
+    return [node for node in jax.tree.leaves(stats, is_leaf=is_merged) if _is_long(node)]
 
 
 def _add(total: tuple[Stats, list[Array]], value: Stats) -> tuple[Stats, list[Array]]:
@@ -300,4 +306,4 @@ def _add(total: tuple[Stats, list[Array]], value: Stats) -> tuple[Stats, list[Ar
 
 def _rounded(stats: Stats, lost: list[Array]) -> Stats:
     left = iter(lost)
-    return jax.tree.map(lambda node: node + next(left) if _is_long(node) else node, stats, is_leaf=_merges)
+    return jax.tree.map(lambda node: node + next(left) if _is_long(node) else node, stats, is_leaf=is_merged)

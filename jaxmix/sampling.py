@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxmix import linalg
 from jaxmix.data import Data
+from jaxmix.devices import Axes
 
 
 def by_mass(points: Array, mass: Array) -> Array:
@@ -38,7 +39,7 @@ def by_mass(points: Array, mass: Array) -> Array:
     return jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
 
 
-def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True) -> Data:
+def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True, axis: Axes | None = None) -> Data:
     r"""One row out of each of as many strata: rows that follow each other, alike in number.
 
     A row drawn from a stratum of s rows weighs s times as much as it did:
@@ -53,6 +54,8 @@ def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True) 
       data: `Data` of N rows.
       num_rows: how many to draw, at most N.
       weighted: whether any weight may be zero.
+      axis: of the mesh whose devices have the rows, a share each, in a `shard_map`. Every device then returns the whole
+        sample, that of all rows together.
 
     Returns:
       `Data` of `num_rows` rows, in their order.
@@ -69,15 +72,28 @@ def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True) 
     """
     # The i-th row that is there, from 1.
     ranks = jnp.cumsum(data.weights > 0, dtype=jnp.int32) if weighted else None
-    there = data.x.shape[0] if ranks is None else ranks[-1]
+    here = jnp.array(data.x.shape[0], jnp.int32) if ranks is None else ranks[-1]
+    before, there = (0, here) if axis is None else _among_devices(here, axis)
     size, rest = there // num_rows, there % num_rows
     index = jnp.arange(num_rows, dtype=jnp.int32)
     first = index * size + jnp.minimum(index, rest)
     sizes = size + (index < rest)
     place = jnp.floor(jax.random.uniform(key, (num_rows,), data.x.dtype) * sizes).astype(jnp.int32)
-    rank = first + jnp.minimum(place, jnp.maximum(sizes - 1, 0))
-    rows = rank if ranks is None else jnp.searchsorted(ranks, rank + 1).astype(jnp.int32).clip(0, data.x.shape[0] - 1)
-    return data._replace(x=data.x[rows], weights=data.weights[rows] * sizes.astype(data.weights.dtype))
+    rank = first + jnp.minimum(place, jnp.maximum(sizes - 1, 0)) - before
+    rows = rank if ranks is None else jnp.searchsorted(ranks, rank + 1).astype(jnp.int32)
+    rows = rows.clip(0, data.x.shape[0] - 1)
+    x, weights = data.x[rows], data.weights[rows]
+    if axis is not None:
+        # One device has the row; the others add nothing.
+        own = (rank >= 0) & (rank < here)
+        x, weights = jax.lax.psum((jnp.where(own[:, None], x, 0), jnp.where(own, weights, 0)), axis)
+    return data._replace(x=x, weights=weights * sizes.astype(weights.dtype))
+
+
+def _among_devices(number: Array, axis: Axes) -> tuple[Array, Array]:
+    """The sum of a number over the devices before this one, and over all."""
+    every = jax.lax.all_gather(number, axis)
+    return jnp.sum(jnp.where(jnp.arange(every.shape[0]) < jax.lax.axis_index(axis), every, 0)), jnp.sum(every)
 
 
 def ranks(chosen: Array) -> Array:

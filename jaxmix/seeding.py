@@ -229,11 +229,11 @@ def as_starts(init: ArrayLike, k: int, data: Data) -> Array:
     return centers if centers.ndim == 3 else centers[None]
 
 
-def seeded(key: Array, data: Data, k: int, init: Seeding, restarts: int) -> Array:
-    """The centers that a seeding makes for each restart, of shape (R, K, D); the i-th depends on the key and on i."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(restarts))
+def seeded(key: Array, data: Data, k: int, init: Seeding, numbers: Array) -> Array:
+    """The centers that a seeding makes for restarts of these numbers, (R, K, D): each by the key and its own."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
     centers = batches.map_batches(lambda key: init(key, data, k), keys, batches.num_parallel())
-    if centers.shape != (restarts, k, data.x.shape[1]):
+    if centers.shape != (*numbers.shape, k, data.x.shape[1]):
         raise ValueError(f"`init` must return shape ({k}, {data.x.shape[1]}), got {centers.shape[1:]}.")
     return centers.astype(data.x.dtype)
 
@@ -250,7 +250,7 @@ def switched_off(centers: Array, num_active: Array | None) -> Array:
 
 @partial(jax.jit, static_argnames=("k", "init", "restarts"))
 def _starts(key: Array, data: Data, num_active: Array | None, k: int, init: Seeding, restarts: int) -> Array:
-    return switched_off(seeded(key, data, k, init, restarts), num_active)
+    return switched_off(seeded(key, data, k, init, jnp.arange(restarts)), num_active)
 
 
 _switched_off = jax.jit(switched_off)

@@ -233,9 +233,10 @@ class Objective:
     def epoch(self, key: Array, batch_size: int) -> Array:
         """The rows of one epoch's batches in a random order, of shape (B, size).
 
-        A short last batch is filled from the front of the order; rows that only fill a block are never drawn.
+        A short last batch is filled from the front of the order; rows that only fill a block are never drawn. Where
+        rows are spread over devices, each draws its share of a batch from its own.
         """
-        size = min(batch_size, self.num_rows)
+        size = min(-(-batch_size // self.reduce.num_parts), self.num_rows)
         num_batches = -(-self.num_rows // size)
         order = jax.random.permutation(key, self.num_rows)
         return order[jnp.arange(num_batches * size) % self.num_rows].reshape(num_batches, size)

@@ -10,6 +10,7 @@ from jax import Array
 from jaxmix import sampling
 from jaxmix.data import Data
 from jaxmix.pytree import choice, static
+from jaxmix.sharding import Sharded
 
 LEAST_ROWS = 4096
 """A smaller sample takes no less time, and tells less."""
@@ -127,16 +128,23 @@ class Subsample:
         return Plan(rows, min(self.finished, restarts), swaps)
 
 
-def drawn(key: Array, data: Data, num_rows: int, *, weighted: bool) -> Data:
-    """The sample of a fit.
+def seen(key: Array, data: Data, plan: Plan | None, k: int, reduce: Any, *, weighted: bool) -> Data:
+    """The rows that a seeding sees: the sample of the short runs, or all; of rows on several devices always a sample.
 
     Args:
       key: the key of the fit.
-      data: all rows.
-      num_rows: how many to draw.
+      data: all rows, or this device's own.
+      plan: of the short runs.
+      k: the number of components.
+      reduce: sums over rows.
       weighted: whether any weight may be zero.
     """
-    return sampling.stratified(jax.random.fold_in(key, SAMPLED), data, num_rows, weighted=weighted)
+    parts, axis = (reduce.num_parts, reduce.axis) if isinstance(reduce, Sharded) else (1, None)
+    if plan is None and parts == 1:
+        return data
+    num_rows = min(parts * data.x.shape[0], max(LEAST_ROWS, ROWS_FOR_EACH * k)) if plan is None else plan.num_rows
+    key = jax.random.fold_in(key, SAMPLED)
+    return sampling.stratified(key, data, num_rows, weighted=weighted, axis=axis if parts > 1 else None)
 
 
 def best(losses: Array, held_up: Array | None, num_kept: int) -> Array:

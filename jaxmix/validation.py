@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxmix import arrays, frame, linalg, memory
+from jaxmix import arrays, devices, frame, linalg, memory
 from jaxmix.arrays import as_array, as_floating, as_jax, is_concrete
 from jaxmix.data import Data
 from jaxmix.typing import ArrayLike
@@ -98,8 +98,7 @@ def as_data_and_unit(
         with jax.ensure_compile_time_eval():
             data = _shaped_data(x, weights, width)
             rows, counts = map(memory.on_host, (data.x, data.weights))
-            with np.errstate(invalid="ignore"):
-                low, high = rows.min(), rows.max()
+            low, high = frame.extremes(rows)
             _check_values(rows, counts, low, high, has_weights=has_weights)
             if max(-low, high) >= 2 ** jnp.finfo(rows.dtype).nmant:
                 arrays.check_exact(x, data.x, "x", counts > 0)
@@ -158,23 +157,26 @@ def _shaped_data(x: ArrayLike, weights: ArrayLike | None, width: int | None) -> 
         raise ValueError(f"`x` must have at least one row and one column, got shape {x.shape}.")
     check_width(x.shape[1], width)
     origin = memory.copied(np.zeros(x.shape[1], x.dtype))
+    rows: Any = devices.beside(x, x)
     if weights is None:
-        return Data(x, memory.copied(np.ones(x.shape[0], x.dtype)), origin)
+        return Data(rows, devices.beside(memory.copied(np.ones(x.shape[0], x.dtype)), rows), origin)
     weights = as_floating(weights, "weights").astype(x.dtype)
     if weights.shape != x.shape[:1]:
         raise ValueError(f"`weights` must have shape ({x.shape[0]},), one for each row of `x`, got {weights.shape}.")
-    if is_concrete(weights) and memory.on_host(weights).all():
-        return Data(x, weights, origin)
-    if is_concrete(x, weights):
-        return Data(memory.copied(linalg.fill_absent(memory.on_host(x), memory.on_host(weights))), weights, origin)
-    return Data(linalg.fill_absent(x, weights), weights, origin)
+    counts: Any = devices.beside(weights, rows)
+    if is_concrete(counts) and memory.on_host(counts).all():
+        return Data(rows, counts, origin)
+    if not is_concrete(rows, counts):
+        return Data(linalg.fill_absent(rows, counts), counts, origin)
+    filled = linalg.fill_absent(memory.on_host(rows), memory.on_host(counts))
+    return Data(memory.copied(filled) if isinstance(filled, np.ndarray) else filled, counts, origin)
 
 
 def _check_values(x: Any, weights: Any, low: Any, high: Any, *, has_weights: bool) -> None:
     # NaN is an extreme, and no array of the size of x is made.
     with np.errstate(invalid="ignore"):
         finite = math.isfinite(low) and math.isfinite(high)
-        least, most = float(weights.min()), float(weights.max())
+        least, most = map(float, frame.extremes(weights))
     if not finite:
         bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1) & (np.asarray(weights) != 0))
         first = ", ".join(map(str, bad[:5])) + (f", and {len(bad) - 5} more" if len(bad) > 5 else "")

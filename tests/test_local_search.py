@@ -17,7 +17,8 @@ STARTS = np.stack([X[:5], X[-5:], X[::70][:5]])
 
 def improved(x=X, starts=STARTS, num_swaps=12, key=KEY, weights=None, scale=None):
     data = as_data(x, weights)._replace(scale=scale)
-    return np.asarray(local_search.improved(key, jnp.asarray(starts), data, num_swaps))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(starts)))
+    return np.asarray(local_search.improved(keys, jnp.asarray(starts), data, num_swaps))
 
 
 @pytest.mark.parametrize("num_swaps", [1, 12])
@@ -132,7 +133,7 @@ def test_hostile_rows_give_finite_centers(dtype, hostile):
     }[hostile].astype(dtype)
     data = as_data(x)
     starts = seeding.starts(KEY, data, 3, restarts=2)
-    after = local_search.improved(KEY, starts, data, 6)
+    after = local_search.improved(jax.random.split(KEY, 2), starts, data, 6)
     assert after.dtype == dtype
     assert np.isfinite(after).all()
     assert all(any(np.array_equal(center, row) for row in x) for start in after for center in start)
@@ -140,7 +141,7 @@ def test_hostile_rows_give_finite_centers(dtype, hostile):
 
 def test_under_jit_and_vmap_the_exchanges_are_those_without():
     def one(key):
-        return local_search.improved(key, jnp.asarray(STARTS[:1]), as_data(X), 5)
+        return local_search.improved(key[None], jnp.asarray(STARTS[:1]), as_data(X), 5)
 
     keys = jax.random.split(KEY, 3)
     mapped = jax.vmap(one)(keys)

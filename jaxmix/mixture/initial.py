@@ -29,10 +29,10 @@ def from_responsibilities(model: Any, responsibilities: Array, data: Data) -> Mi
       data: the rows.
     """
     is_on = jnp.ones(responsibilities.shape[1], bool)
-    return _maximized(model, _given, is_on, data, columns=responsibilities.astype(data.x.dtype))
+    return _maximized(model, _given, is_on, data, Blocks(), columns=responsibilities.astype(data.x.dtype))
 
 
-def from_centers(model: Any, centers: Array, active: Array, data: Data) -> Mixture:
+def from_centers(model: Any, centers: Array, active: Array, data: Data, reduce: Any = Blocks()) -> Mixture:
     """One M-step from the nearest centers.
 
     Args:
@@ -40,9 +40,10 @@ def from_centers(model: Any, centers: Array, active: Array, data: Data) -> Mixtu
       centers: Array of shape (K, D), finite, or NaN: then so are the parameters.
       active: Array of shape (K,), bool. Components of others are switched off.
       data: the rows.
+      reduce: sums over rows.
     """
     nearest_of = _nearest_as_written if data.x.size * centers.shape[0] <= FEW else _nearest
-    return _maximized(model, nearest_of, active, data, centers=jnp.where(active[:, None], centers, jnp.inf))
+    return _maximized(model, nearest_of, active, data, reduce, centers=jnp.where(active[:, None], centers, jnp.inf))
 
 
 def _given(_: None, rows: Rows, num_features: int) -> Array:
@@ -76,6 +77,7 @@ def _maximized(
     shares_of: Callable[[Any, Rows, int], Array],
     is_on: Array,
     data: Data,
+    reduce: Any,
     *,
     centers: Array | None = None,
     columns: Array | None = None,
@@ -94,7 +96,6 @@ def _maximized(
         distance_scale = component.seeding_scale()
     held = None if centers is None else _Centers(nearest.prepare(times(centers, distance_scale)), distance_scale)
     extended = x if columns is None else jnp.concatenate([x, columns], axis=1)
-    reduce = Blocks()
     rows = reduce.cut(extended, data.weights, component.footprint(k, num_features))
 
     def of_block(prepared: Any, block: Rows) -> tuple[Array, Any]:

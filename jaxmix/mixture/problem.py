@@ -135,9 +135,9 @@ class MixtureModel(Problem):
         model = MixtureModel(found[0], self.assignment)
         return model, None if params is None else params._replace(components=found[1])
 
-    def start(self, centers: Array, active: Array, data: Data) -> Mixture:
+    def start(self, centers: Array, active: Array, data: Data, reduce: Any) -> Mixture:
         """One M-step from the rows' nearest centers."""
-        return initial.from_centers(self, centers, active, data)
+        return initial.from_centers(self, centers, active, data, reduce)
 
     def as_starts(self, init: Any, k: int, num_features: int, dtype: Any) -> Mixture:
         """Mixtures to start from, validated, with a leading axis R. One that holds NaN ends its own fit alone."""

@@ -115,7 +115,8 @@ def framed(problem: Problem, k: int, data: Data, rows: Rows, frame: Frame | None
     inner = problem if frame is None else _moved(problem, None, frame)[0]
     num_rows = data.x.shape[0]
     cut = reduce.cut(rows.x, rows.weights, inner.footprint(k, data.x.shape[1]), num_rows)
-    return Framed(Objective(inner.bind(cut, reduce), cut, jnp.sum(data.weights), reduce, num_rows), problem, frame)
+    total = reduce.total(jnp.sum(data.weights))
+    return Framed(Objective(inner.bind(cut, reduce), cut, total, reduce, num_rows), problem, frame)
 
 
 def num_components(params: Params) -> int:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import batches, memory, validation
+from jaxmix import batches, memory, sharding, validation
 from jaxmix.arrays import check_nonnegative, described, reject_fit
 from jaxmix.contracts import check_choice
 from jaxmix.data import Data
@@ -64,6 +64,7 @@ def run(
     """
     data, scale = validation.as_data_and_unit(data)
     problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
+    reduce, data = sharding.placed(reduce, data)
     start, weighted = as_params(params, data), is_weighted(data)
     problem.validate_params(start, data.x.shape[1])
     frame, rows = moved_rows(problem, num_components(start), data, scale, reduce, weighted=weighted)
@@ -115,6 +116,7 @@ def run_many(
     """
     data, scale = validation.as_data_and_unit(data)
     problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
+    reduce, data = sharding.placed(reduce, data)
     starts = as_params(starts, data)
     problem.validate_params(starts, data.x.shape[1])
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
@@ -267,8 +269,16 @@ def side_by_side(num_parallel: int | None) -> int:
 @partial(jax.jit, static_argnames=("max_steps", "num_parallel"))
 def _run(problem, solver, starts, data, rows, frame, reduce, rtol, atol, *, max_steps, num_parallel=None):
     like = starts if num_parallel is None else jax.tree.map(lambda leaf: leaf[0], starts)
-    setting = framed(problem, num_components(like), data, rows, frame, reduce)
-    return as_caller(setting, fit_in_frame(setting, solver, starts, rtol, atol, max_steps, num_parallel))
+
+    def fits(problem: Any, solver: Any, starts: Any, data: Data, rows: Any, frame: Any, rtol: Any, atol: Any) -> Fit:
+        setting = framed(problem, num_components(like), data, rows, frame, reduce)
+
+        def of(starts: Params) -> Fit:
+            return as_caller(setting, fit_in_frame(setting, solver, starts, rtol, atol, max_steps, num_parallel))
+
+        return of(starts) if num_parallel is None else sharding.over_starts(reduce, of, starts)
+
+    return sharding.spread(reduce, fits, problem, solver, starts, data, rows, frame, rtol, atol)
 
 
 @jax.jit

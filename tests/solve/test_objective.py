@@ -10,11 +10,10 @@ import numpy as np
 import optax
 import pytest
 from cases import PLAIN, blobs
-from jax.sharding import PartitionSpec
 from models import FullMixture, PoissonMixture, PoissonParams, mixture_of_labels, with_one_off
 
-from jaxmix import Blocks, Objective, Problem, Rows, as_data, kmeans, solve
-from jaxmix.pytree import choice, static
+from jaxmix import Blocks, Objective, Problem, Rows, Sharded, as_data, kmeans, sharding, solve
+from jaxmix.pytree import choice
 
 MAP = FullMixture(3.0, 0.5)
 
@@ -125,32 +124,17 @@ def test_a_step_on_a_batch_has_the_loss_of_the_batch(size):
     close(batch.em_step(centers), (batch.m_step(stats, centers), loss))
 
 
-@choice
-class Summed:
-    """Sums over the rows of all devices of a mesh axis."""
-
-    axis: str = static(default="rows")
-
-    def cut(self, x, weights, footprint):
-        return Blocks(7).cut(x, weights, footprint)
-
-    def __call__(self, fn, prepared, rows):
-        return jax.lax.psum(Blocks(7)(fn, prepared, rows), self.axis)
-
-
 def on_two_devices(function: Any, problem: Problem, params: Any, data: Any) -> Any:
     """`function(objective, params)` where each of two devices has half of the rows."""
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
-    reduce = Summed()
+    reduce, data = sharding.placed(Sharded(mesh, size=7), data)
 
-    def of_part(x, weights, params, problem):
-        rows = reduce.cut(x, weights, problem.footprint(2, x.shape[1]))
-        total = jax.lax.psum(jnp.sum(weights), "rows")
-        return function(Objective(problem, rows, total, reduce, x.shape[0]), params)
+    def of_part(data, params, problem):
+        rows = reduce.cut(data.x, data.weights, problem.footprint(2, data.x.shape[1]))
+        total = reduce.total(jnp.sum(data.weights))
+        return function(Objective(problem, rows, total, reduce, data.x.shape[0]), params)
 
-    by_rows, same = PartitionSpec("rows"), PartitionSpec()
-    mapped = jax.shard_map(of_part, mesh=mesh, in_specs=(by_rows, by_rows, same, same), out_specs=same, check_vma=False)
-    return jax.jit(mapped)(data.x, data.weights, params, problem)
+    return jax.jit(lambda *args: sharding.spread(reduce, of_part, *args))(data, params, problem)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,11 +157,11 @@ def backtracking(rate):
 
 
 GRADIENTS = (solve.LBFGS(), solve.Optax(backtracking, 1.0))
-# The farthest row of K-means is not a sum: `Summed` has no collective form of it.
+# The M-step of K-means knows of no penalty.
 STEPS = [("kmeans_map", solver) for solver in GRADIENTS]
 STEPS += [
     (name, solver)
-    for name in ("mixture_map", "poisson")
+    for name in ("kmeans", "mixture_map", "poisson")
     for solver in (*GRADIENTS, solve.EM(), solve.OverRelaxed(), solve.Squarem())
 ]
 
