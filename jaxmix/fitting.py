@@ -189,7 +189,8 @@ def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
 
     def fits(key, active, refine, common):
         data, scale = common[2], common[0].seeding_scale()
-        seen = subsampling.seen(key, data, plan, k, reduce, weighted=weighted)._replace(scale=scale)
+        moved = common[3].x if problem.squared_units else None
+        seen = subsampling.seen(key, data, plan, k, reduce, weighted=weighted, moved=moved)._replace(scale=scale)
         swaps = 0 if plan is None else plan.num_swaps
         centers = seeds(key, active, refine, seen, k, init, restarts, swaps, reduce)
         if plan is None:

@@ -82,12 +82,66 @@ def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True, 
     rank = first + jnp.minimum(place, jnp.maximum(sizes - 1, 0)) - before
     rows = rank if ranks is None else jnp.searchsorted(ranks, rank + 1).astype(jnp.int32)
     rows = rows.clip(0, data.x.shape[0] - 1)
-    x, weights = data.x[rows], data.weights[rows]
-    if axis is not None:
-        # One device has the row; the others add nothing.
-        own = (rank >= 0) & (rank < here)
+    own = None if axis is None else (rank >= 0) & (rank < here)
+    return _collected(data, data.x[rows], data.weights[rows] * sizes.astype(data.weights.dtype), own, axis)
+
+
+def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Axes | None = None) -> Data:
+    r"""One row out of each of as many strata: rows that follow each other, of the same mass together.
+
+    A row is drawn from its stratum in proportion to its mass q, and weighs as much as the stratum would:
+
+    $$W_n = w_n \frac{\sum_m q_m}{|S| q_n}, \qquad E \sum_{n \in S} W_n f(x_n) = \sum_n w_n f(x_n)$$
+
+    A row of more mass than a stratum has is drawn several times.
+
+    Args:
+      key: a PRNG key.
+      data: `Data` of N rows.
+      mass: Array of shape (N,), non-negative, 0 where the weight is.
+      num_rows: how many to draw.
+      axis: as in `stratified`.
+
+    Returns:
+      `Data` of `num_rows` rows, in their order.
+
+    References:
+      Madow (1949): systematic sampling with unequal probabilities.
+
+    Example:
+      >>> from jaxmix import as_data
+      >>> data = as_data([[1.0], [2.0], [3.0]])
+      >>> proportional(jax.random.key(0), data, jnp.array([1.0, 0.0, 1.0]), 2).x.ravel().tolist()
+      [1.0, 3.0]
+    """
+    # In two levels, so that the sum of many masses does not hide one: of blocks, and within a block.
+    size = mass.shape[0]
+    width = _root(size)
+    within = jnp.cumsum(jnp.pad(mass, (0, -size % width)).reshape(-1, width), axis=1)
+    blocks = jnp.cumsum(within[:, -1])
+    # The sums of the devices up to each one: a height belongs to one of them, as all of them see it.
+    ends = blocks[-1:] if axis is None else jnp.cumsum(jax.lax.all_gather(blocks[-1], axis))
+    device = 0 if axis is None else jax.lax.axis_index(axis)
+    total = ends[-1]
+    index = jnp.arange(num_rows, dtype=jnp.int32)
+    heights = (index + jax.random.uniform(key, (num_rows,), mass.dtype)) * (total / num_rows)
+    owners = jnp.searchsorted(ends[:-1], heights, side="right")
+    heights = heights - (ends[device] - blocks[-1])
+    block = jnp.searchsorted(blocks, heights, side="right").astype(jnp.int32).clip(0, blocks.shape[0] - 1)
+    left = heights - (blocks[block] - within[block, -1])
+    place = jnp.sum(within[block] <= left[:, None], axis=1, dtype=jnp.int32).clip(0, width - 1)
+    rows = (block * width + place).clip(0, size - 1)
+    # By rounding a height may lie above every sum: a row without mass is never taken.
+    rows = jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
+    weights = data.weights[rows] * (total / num_rows / mass[rows])
+    return _collected(data, data.x[rows], weights, None if axis is None else owners == device, axis)
+
+
+def _collected(data: Data, x: Array, weights: Array, own: Array | None, axis: Axes | None) -> Data:
+    """Rows that one device has, on all of them: the others add nothing."""
+    if own is not None:
         x, weights = jax.lax.psum((jnp.where(own[:, None], x, 0), jnp.where(own, weights, 0)), axis)
-    return data._replace(x=x, weights=weights * sizes.astype(weights.dtype))
+    return data._replace(x=x, weights=weights)
 
 
 def _among_devices(number: Array, axis: Axes) -> tuple[Array, Array]:

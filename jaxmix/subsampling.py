@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix import sampling
+from jaxmix import linalg, sampling
 from jaxmix.data import Data
 from jaxmix.pytree import choice, static
 from jaxmix.sharding import Sharded
@@ -21,7 +21,7 @@ ROWS_FOR_EACH = 128
 ROWS_FOR_NUMBERS = 8
 """And for each number of a component: with fewer, a component fits the noise of its rows."""
 
-SWAPS_FOR_EACH = 2
+SWAPS_FOR_EACH = 4
 """Exchanges tried for each center."""
 
 LEAST_RATIO = 4
@@ -57,6 +57,9 @@ class Subsample:
 
     $$E \sum_{n \in S} W_n f(x_n) = \sum_n w_n f(x_n)$$
 
+    For K-means the strata have equal shares, not of the rows, but of half of all weight and half of the cost of one
+    center: a row far away, which may be worth a center, is then not missed.
+
     An exchange puts a row, drawn as k-means++ draws, in the place of the center that is missed least, and is taken
     where J falls. It mends what no step of K-means or of EM can: two centers that share a cluster, and one that has
     two.
@@ -66,7 +69,7 @@ class Subsample:
         as the parameters have numbers, and at least 4096. At least K. Where all rows are not four times as many, `fit`
         does without a sample.
       finished: how many of the restarts run on all rows, static.
-      swaps: exchanges tried for each restart, static; 0 for none. None for two for each center.
+      swaps: exchanges tried for each restart, static; 0 for none. None for four for each center.
       max_steps: the most steps of a short run, static.
       share: a short run ends where a step lowers the loss by less than this share of what all its steps have, static.
 
@@ -75,7 +78,8 @@ class Subsample:
 
     References:
       Biernacki, Celeux and Govaert (2003), section 2.2: short runs of EM. Cochran (1977), section 5.3: stratified
-      samples. Lattanzi and Sohler (2019), algorithm 2: the exchanges.
+      samples. Bachem, Lucic and Krause (2018), algorithm 1: the shares of K-means. Lattanzi and Sohler (2019),
+      algorithm 2: the exchanges.
 
     Example:
       >>> import jax
@@ -117,7 +121,7 @@ class Subsample:
 
         Example:
           >>> Subsample().plan(200_000, 64, 512, 8)
-          Plan(num_rows=8192, num_finished=1, num_swaps=128)
+          Plan(num_rows=8192, num_finished=1, num_swaps=256)
           >>> Subsample().plan(2000, 3, 6, 8) is None
           True
         """
@@ -128,7 +132,9 @@ class Subsample:
         return Plan(rows, min(self.finished, restarts), swaps)
 
 
-def seen(key: Array, data: Data, plan: Plan | None, k: int, reduce: Any, *, weighted: bool) -> Data:
+def seen(
+    key: Array, data: Data, plan: Plan | None, k: int, reduce: Any, *, weighted: bool, moved: Array | None
+) -> Data:
     """The rows that a seeding sees: the sample of the short runs, or all; of rows on several devices always a sample.
 
     Args:
@@ -138,13 +144,31 @@ def seen(key: Array, data: Data, plan: Plan | None, k: int, reduce: Any, *, weig
       k: the number of components.
       reduce: sums over rows.
       weighted: whether any weight may be zero.
+      moved: Array of shape (N, D), or longer, the rows in the frame of the fit, where their distances make its loss:
+        rows of a large cost are then sampled more often, and weigh less. None for a loss of another kind.
     """
     parts, axis = (reduce.num_parts, reduce.axis) if isinstance(reduce, Sharded) else (1, None)
     if plan is None and parts == 1:
         return data
     num_rows = min(parts * data.x.shape[0], max(LEAST_ROWS, ROWS_FOR_EACH * k)) if plan is None else plan.num_rows
-    key = jax.random.fold_in(key, SAMPLED)
-    return sampling.stratified(key, data, num_rows, weighted=weighted, axis=axis if parts > 1 else None)
+    key, axis = jax.random.fold_in(key, SAMPLED), axis if parts > 1 else None
+    if moved is None or plan is None:
+        return sampling.stratified(key, data, num_rows, weighted=weighted, axis=axis)
+    return sampling.proportional(
+        key, data, _shares(moved[: data.x.shape[0]], data.weights, reduce), num_rows, axis=axis
+    )
+
+
+def _shares(x: Array, weights: Array, reduce: Any) -> Array:
+    """What each row is of all weight, and of the cost of one center.
+
+    References:
+      Bachem, Lucic and Krause (2018), algorithm 1: lightweight coresets.
+    """
+    weight, total = reduce.total((jnp.sum(weights), linalg.dot(weights[None], x)[0]))
+    costs = weights * jnp.sum(jnp.square(x - (total / weight)[None]), axis=1)
+    cost = reduce.total(jnp.sum(costs))
+    return weights / weight + linalg.safe_divide(costs, cost)
 
 
 def best(losses: Array, held_up: Array | None, num_kept: int) -> Array:

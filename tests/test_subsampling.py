@@ -57,6 +57,50 @@ def test_sums_over_a_sample_are_those_of_all_rows_in_the_mean(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sample_in_proportion_to_mass_has_the_sums_of_all_rows_in_the_mean(dtype):
+    weights = np.array([1, 0, 3, 2, 0, 4, 7, 7, 0, 1, 1], dtype)
+    mass = weights * np.array([1, 9, 1, 5, 1, 2, 1, 0.5, 1, 40, 3], dtype)
+    data = as_data(np.eye(11, dtype=dtype), weights)
+    num = 20_000
+
+    def sums(key):
+        small = sampling.proportional(key, data, jnp.asarray(mass), 4)
+        return small.weights @ small.x, jnp.sum(small.x, axis=0)
+
+    drawn, counts = (np.asarray(each, float) for each in jax.vmap(sums)(jax.random.split(KEY, num)))
+    for found, expected in ((drawn, weights), (counts, 4 * mass / mass.sum())):
+        deviation = found.std(axis=0) / np.sqrt(num)
+        assert np.all(np.abs(found.mean(axis=0) - expected) <= 5 * deviation + 1e-6)
+    # One row in each stratum of mass: the tenth is all of one, or more.
+    assert counts[:, 9].min() >= 1
+
+
+def test_equal_masses_are_strata_of_rows():
+    data = as_data(np.arange(100.0)[:, None])
+    sample = sampling.proportional(KEY, data, jnp.ones(100), 20)
+    np.testing.assert_array_equal(sample.x[:, 0] // 5, np.arange(20))
+    np.testing.assert_allclose(sample.weights, 5.0)
+
+
+def test_a_small_mass_is_not_lost_beside_many():
+    # In float32, sums of all masses up to a row do not tell one row from the next.
+    num = 10**6
+    data = as_data(np.arange(num, dtype=np.float32)[:, None])
+    mass = jnp.ones(num, jnp.float32).at[num - 3].set(100.0)
+    sample = sampling.proportional(KEY, data, mass, 20_000)
+    rows = np.asarray(sample.x[:, 0], int)
+    assert len(np.unique(rows)) > 19_990
+    np.testing.assert_allclose(np.bincount(rows % 10, minlength=10), 2000, rtol=0.1)
+    assert (num - 3) in rows
+
+
+def test_a_row_far_away_is_seen_by_kmeans():
+    x = np.concatenate([X, [[300.0, 300.0], [-300.0, 300.0]]])
+    found = kmeans.fit(KEY, x, 8, restarts=2, subsample=SEARCH).throw()
+    assert sum(np.abs(np.asarray(found.params)).max(axis=1) > 200) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_largest_random_number_stays_in_its_stratum(dtype, monkeypatch):
     largest = np.nextafter(dtype(1), dtype(0))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, largest))
@@ -77,7 +121,7 @@ def test_rows_in_a_rhythm_are_drawn_from_every_cluster():
     ("search", "num_rows", "expected"),
     [
         (Subsample(rows=120), 479, None),
-        (Subsample(rows=120), 480, Plan(120, 1, 6)),
+        (Subsample(rows=120), 480, Plan(120, 1, 12)),
         (Subsample(rows=120, finished=3, swaps=0), 900, Plan(120, 2, 0)),
     ],
 )
