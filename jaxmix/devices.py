@@ -1,6 +1,7 @@
 """Arrays whose rows lie on several devices: what their sharding says, and functions of each device's own rows."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,12 @@ def automatic(mesh: Any) -> Mesh:
 
 def parts_of(mesh: Any, axes: Axes | None) -> int:
     """Over how many devices mesh axes spread rows; 1 for None."""
-    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-    return functools.reduce(lambda size, name: size * mesh.shape[name], names, 1)
+    return math.prod(mesh.shape[name] for name in names_of(axes))
+
+
+def names_of(axes: Axes | None) -> tuple[str, ...]:
+    """The names of mesh axes; none for None."""
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 @functools.lru_cache(maxsize=256)

@@ -194,7 +194,7 @@ def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
         swaps = 0 if plan is None else plan.num_swaps
         centers = seeds(key, active, refine, seen, k, init, restarts, swaps, reduce)
         if plan is None:
-            return _run(_starts(common[0], centers, data, reduce), common, fixed)
+            return _run(_starts(common[0], sharding.agreed(reduce, centers), data, reduce), common, fixed)
         starts = _starts(common[0], centers, seen, sharding.own(reduce))
         starts, passes = _finished(starts, seen, num_rows, plan.num_finished, search, common, fixed)
         return _run(starts, common, fixed | {"num_parallel": min(fixed["num_parallel"], plan.num_finished)}, passes)
@@ -238,7 +238,7 @@ def _finished(starts, sample, num_rows, num_finished, search, common, fixed):
     runs = sharding.over_starts(reduce, runs_of, starts)
     kept = subsampling.best(runs.losses, runs.held_up, num_finished)
     passes = runs.num_passes * (sample.x.shape[0] / num_rows)
-    return jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes))
+    return sharding.agreed(reduce, jax.tree.map(lambda leaf: leaf[kept], (runs.params, passes)))
 
 
 @partial(jax.jit, static_argnames=_STATIC)

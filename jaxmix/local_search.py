@@ -34,11 +34,12 @@ def improved(keys: Array, centers: Array, data: Data, num_swaps: int) -> Array:
     r"""Exchanges of a center for a row, tried one after another, each taken where it lowers J.
 
     A row m is drawn with probability $w_m D_m^2 / \sum_n w_n D_n^2$, as k-means++ draws it, and takes the place of the
-    center j that is missed least:
+    center j whose removal costs least:
 
     $$\min_j \sum_n w_n \min(|x_n - x_m|^2, \min_{i \neq j} |x_n - u_i|^2)$$
 
-    Where two centers share a cluster and one has none, such an exchange mends what no step of Lloyd's algorithm can.
+    Where two centers share a cluster and one cluster has none, such an exchange helps, and no step of Lloyd's algorithm
+    does.
 
     Args:
       keys: R PRNG keys.

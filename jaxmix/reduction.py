@@ -168,6 +168,10 @@ class Blocks:
         """Over how many devices the rows are spread."""
         return 1
 
+    def own_key(self, key: Array) -> Array:
+        """A key for the rows at hand, from one for all rows."""
+        return key
+
     def total(self, stats: Stats) -> Stats:
         """Statistics of the rows at hand as those of all rows: here they are."""
         return stats

@@ -89,7 +89,7 @@ def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True, 
 def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Axes | None = None) -> Data:
     r"""One row out of each of as many strata: rows that follow each other, of the same mass together.
 
-    A row is drawn from its stratum in proportion to its mass q, and weighs as much as the stratum would:
+    A row is drawn from its stratum in proportion to its mass q. Its weight makes sums over the sample unbiased:
 
     $$W_n = w_n \frac{\sum_m q_m}{|S| q_n}, \qquad E \sum_{n \in S} W_n f(x_n) = \sum_n w_n f(x_n)$$
 
@@ -98,7 +98,7 @@ def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Ax
     Args:
       key: a PRNG key.
       data: `Data` of N rows.
-      mass: Array of shape (N,), non-negative, 0 where the weight is.
+      mass: Array of shape (N,), positive where the weight is, and 0 where the weight is 0.
       num_rows: how many to draw.
       axis: as in `stratified`.
 
@@ -110,7 +110,7 @@ def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Ax
 
     Example:
       >>> from jaxmix import as_data
-      >>> data = as_data([[1.0], [2.0], [3.0]])
+      >>> data = as_data([[1.0], [2.0], [3.0]], weights=[1.0, 0.0, 1.0])
       >>> proportional(jax.random.key(0), data, jnp.array([1.0, 0.0, 1.0]), 2).x.ravel().tolist()
       [1.0, 3.0]
     """
@@ -124,11 +124,13 @@ def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Ax
     device = 0 if axis is None else jax.lax.axis_index(axis)
     total = ends[-1]
     index = jnp.arange(num_rows, dtype=jnp.int32)
-    heights = (index + jax.random.uniform(key, (num_rows,), mass.dtype)) * (total / num_rows)
+    places, fine = jax.random.uniform(key, (2, num_rows), mass.dtype)
+    heights = jnp.minimum((index + places) * (total / num_rows), jnp.nextafter(total, jnp.zeros_like(total)))
     owners = jnp.searchsorted(ends[:-1], heights, side="right")
     heights = heights - (ends[device] - blocks[-1])
     block = jnp.searchsorted(blocks, heights, side="right").astype(jnp.int32).clip(0, blocks.shape[0] - 1)
-    left = heights - (blocks[block] - within[block, -1])
+    # The digits that a height lacks beside the sum of all masses are drawn by themselves.
+    left = heights - (blocks[block] - within[block, -1]) + fine * jnp.finfo(mass.dtype).eps * total
     place = jnp.sum(within[block] <= left[:, None], axis=1, dtype=jnp.int32).clip(0, width - 1)
     rows = (block * width + place).clip(0, size - 1)
     # By rounding a height may lie above every sum: a row without mass is never taken.
@@ -141,6 +143,8 @@ def _collected(data: Data, x: Array, weights: Array, own: Array | None, axis: Ax
     """Rows that one device has, on all of them: the others add nothing."""
     if own is not None:
         x, weights = jax.lax.psum((jnp.where(own[:, None], x, 0), jnp.where(own, weights, 0)), axis)
+        # Zeros may be no rows that the model can have.
+        x = linalg.fill_absent(x, weights)
     return data._replace(x=x, weights=weights)
 
 

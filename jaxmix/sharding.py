@@ -1,5 +1,6 @@
 """Sums over rows that lie on several devices, and fits whose starts do."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ class Sharded(Blocks):
 
     $$s = \sum_d \sum_{n \in d} f(p, x_n)$$
 
-    Each device sums its own rows by blocks, and one all-reduce a step adds what the devices have: all statistics
+    Each device sums its own rows by blocks, and one all-reduce a pass adds what the devices have: all statistics
     together, as one vector. Its size depends on the parameters alone, not on the rows. Every device then takes the same
     M-step. A fit of a concrete array that is sharded over its first axis has this reduce by itself.
 
@@ -31,7 +32,7 @@ class Sharded(Blocks):
     devices, and spread. Inside of your own `jit` an array does not show its sharding, so that this must be named.
 
     A second axis, `starts`, spreads the restarts of a fit: each group of devices runs its own share, and waits for the
-    others only at the end.
+    others when it has ended.
 
     Attributes:
       mesh: a `jax.sharding.Mesh`, static.
@@ -64,7 +65,7 @@ class Sharded(Blocks):
                 f"`mesh` of `Sharded` must be a jax.sharding.Mesh, got {arrays.described(self.mesh)}. Make one by "
                 'jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,)).'
             )
-        names = [*_names(self.axis), *_names(self.starts)]
+        names = [*devices.names_of(self.axis), *devices.names_of(self.starts)]
         unknown = [name for name in names if name not in self.mesh.axis_names]
         if unknown or len(set(names)) < len(names) or not names:
             raise ValueError(
@@ -81,6 +82,10 @@ class Sharded(Blocks):
     def own(self) -> Blocks:
         """The sums over the rows of one device, or of rows that every device has."""
         return Blocks(self.size)
+
+    def own_key(self, key: Array) -> Array:
+        """A key for each device, from one that all have."""
+        return key if self.num_parts == 1 else jax.random.fold_in(key, jax.lax.axis_index(self.axis))
 
     def __call__(self, fn: Callable[[Any, Rows], Stats], prepared: Any, rows: Rows) -> Stats:
         """The merged values over the rows of all devices; called on each device with its own rows."""
@@ -113,10 +118,6 @@ class Sharded(Blocks):
         return jax.tree.unflatten(structure, [merged(*pair) for pair in zip(nodes, received, strict=True)])
 
 
-def _names(axes: devices.Axes | None) -> tuple[str, ...]:
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
-
-
 def _all_reduced(tree: Any, axes: Any) -> Any:
     """The sum of a pytree over devices: one all-reduce for each dtype."""
     leaves, structure = jax.tree.flatten(tree)
@@ -145,12 +146,12 @@ def placed(reduce: Blocks, data: Data) -> tuple[Blocks, Data]:
     if not isinstance(reduce, Sharded):
         return reduce, data
     sharding: Any = NamedSharding(devices.automatic(reduce.mesh), PartitionSpec(reduce.axis))
-    reduce = Sharded(sharding.mesh, reduce.axis, starts=reduce.starts, size=reduce.size)
+    reduce = dataclasses.replace(reduce, mesh=sharding.mesh)
     missing = -data.x.shape[0] % reduce.num_parts
 
-    def put(values: Array) -> Array:
+    def put(values: Array, **filling: Any) -> Array:
         if missing:
-            values = jnp.pad(values, ((0, missing), *((0, 0),) * (values.ndim - 1)))
+            values = jnp.pad(values, ((0, missing), *((0, 0),) * (values.ndim - 1)), **filling)
         if arrays.is_concrete(values):
             return jax.device_put(values, sharding)
         return jax.lax.with_sharding_constraint(values, sharding)
@@ -158,10 +159,10 @@ def placed(reduce: Blocks, data: Data) -> tuple[Blocks, Data]:
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
     if arrays.is_concrete(data.x, data.weights):
         with jax.ensure_compile_time_eval():
-            return reduce, data._replace(x=put(data.x), weights=put(data.weights))
+            return reduce, data._replace(x=put(data.x, mode="edge"), weights=put(data.weights))
     # Validation, which does not see where traced rows are, takes another way to the same point.
     origin = frame.exact_origin(data.x, data.weights, spread=True)
-    return reduce, Data(put(data.x), put(data.weights), origin, data.scale)
+    return reduce, Data(put(data.x, mode="edge"), put(data.weights), origin, data.scale)
 
 
 def spread(reduce: Blocks, fn: Callable[..., Any], *args: Any) -> Any:
@@ -186,6 +187,22 @@ def spread(reduce: Blocks, fn: Callable[..., Any], *args: Any) -> Any:
 
     in_specs = jax.tree.map(specs, args, is_leaf=lambda node: isinstance(node, (Data, Rows)))
     return jax.shard_map(fn, mesh=reduce.mesh, in_specs=in_specs, out_specs=every, check_vma=False)(*args)
+
+
+def agreed(reduce: Blocks, tree: Any) -> Any:
+    """What the first device has computed, on all devices.
+
+    Each of them has computed it from the same numbers. But a program may round otherwise on another device, and then
+    choose another of two rows.
+
+    Args:
+      reduce: the reduce of the fit.
+      tree: a pytree of arrays.
+    """
+    if not isinstance(reduce, Sharded) or reduce.num_parts == 1:
+        return tree
+    is_first = jax.lax.axis_index(reduce.axis) == 0
+    return jax.lax.psum(jax.tree.map(lambda leaf: jnp.where(is_first, leaf, jnp.zeros_like(leaf)), tree), reduce.axis)
 
 
 def own(reduce: Blocks) -> Blocks:

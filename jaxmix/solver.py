@@ -123,7 +123,7 @@ class Objective:
       rows: its rows, as `reduce` takes them.
       total: Array of shape (), the sum of the weights.
       reduce: sums over rows, such as `Blocks()`.
-      num_rows: N, static.
+      num_rows: N, or the rows of this device where they are spread over several, static.
 
     Example:
       >>> import jax.numpy as jnp
@@ -238,7 +238,7 @@ class Objective:
         """
         size = min(-(-batch_size // self.reduce.num_parts), self.num_rows)
         num_batches = -(-self.num_rows // size)
-        order = jax.random.permutation(key, self.num_rows)
+        order = jax.random.permutation(self.reduce.own_key(key), self.num_rows)
         return order[jnp.arange(num_batches * size) % self.num_rows].reshape(num_batches, size)
 
     def take(self, indices: Array) -> "Objective":

@@ -52,17 +52,17 @@ class Subsample:
     Each restart is a seeding on the sample, some exchanges of a center for a row, and a short run of the solver. The
     `finished` best of these runs go on to all rows, to the usual stop. So a fit takes about as long as one restart.
 
-    A sample holds one row out of each of as many strata, rows that follow each other, and the row weighs as much as all
-    of its stratum would. So a sum over the sample has the sum over all rows as its mean:
+    A sample holds one row out of each of as many strata, rows that follow each other, and its weight stands for the
+    whole stratum. So a sum over the sample has the sum over all rows as its mean:
 
     $$E \sum_{n \in S} W_n f(x_n) = \sum_n w_n f(x_n)$$
 
     For K-means the strata have equal shares, not of the rows, but of half of all weight and half of the cost of one
     center: a row far away, which may be worth a center, is then not missed.
 
-    An exchange puts a row, drawn as k-means++ draws, in the place of the center that is missed least, and is taken
-    where J falls. It mends what no step of K-means or of EM can: two centers that share a cluster, and one that has
-    two.
+    An exchange puts a row, drawn as k-means++ draws, in the place of the center whose removal costs least, and is
+    taken where J falls. It helps where two centers share one cluster and two clusters share one center, which no step
+    of K-means or of EM changes.
 
     Attributes:
       rows: rows of the sample, static. None for what suits the problem: 128 for each component, or eight times as many

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxmix
 from jaxmix import Rows, Sharded, Subsample, devices, fitting, gmm, kmeans, sampling, seeding, sharding, solve, sweep
 from jaxmix.kernels.running import ArgMax
+from jaxmix.pytree import choice
+from tests import compiles as programs
 
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
@@ -116,6 +118,72 @@ def test_a_sample_is_that_of_one_device(num_rows):
     np.testing.assert_allclose(on_two.weights, one.weights, rtol=1e-9)
 
 
+def test_a_sample_by_mass_where_the_last_device_has_none(monkeypatch):
+    # In float32 the largest random number, and the last stratum, end where the sum of all masses does.
+    largest = np.nextafter(np.float32(1), np.float32(0))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, largest))
+    weights = np.arange(128) < 64
+    data = jaxmix.as_data(np.arange(128, dtype=np.float32)[:, None], weights)
+
+    def drawn(data):
+        return sampling.proportional(KEY, data, data.weights, 8, axis="rows")
+
+    found = jax.jit(lambda data: sharding.spread(Sharded(MESH), drawn, data))(data)
+    assert np.isfinite(found.weights).all()
+    assert np.asarray(found.x).max() < 64
+
+
+def test_rows_that_fill_up_are_rows_that_the_model_can_have():
+    @choice
+    class LogMean(jaxmix.Problem):
+        """Rows that must be positive."""
+
+        def e_step(self, prepared, rows):
+            logs = jnp.log(rows.x[:, 0])
+            return {"loss": jnp.sum(rows.weigh(jnp.square(logs - prepared))), "sum": jnp.sum(rows.weigh(logs))}
+
+        def loss(self, prepared, rows):
+            return self.e_step(prepared, rows)["loss"]
+
+        def m_step(self, stats, params):
+            return stats["sum"] / 127
+
+        def em_step(self, params, rows, reduce):
+            stats = reduce(self.e_step, params, rows)
+            return self.m_step(stats, params), stats["loss"]
+
+    x = 1.0 + np.arange(127.0)[:, None]
+    found = solve.run(LogMean(), solve.EM(), jnp.array(0.0), x, reduce=Sharded(MESH)).throw()
+    np.testing.assert_allclose(found.params, np.log(x).mean(), rtol=1e-12)
+
+
+def test_a_step_by_sums_about_zero_has_one_all_reduce_too():
+    x = np.tile(X, (8, 1))
+    x -= x.mean(axis=0)
+    steps = [size for _, size, in_loop in collectives(compiled(kmeans.KMeans(), on_devices(x))) if in_loop and size > 1]
+    k, num_features = 4, 3
+    # Counts and sums; and where these are not accurate, and at the end, those about the centers.
+    careful = k * (num_features + 2) + 1 + 2 * (num_features + 1)
+    assert sorted(steps) == sorted([k * (num_features + 1), careful, careful])
+    assert_alike(kmeans.fit(KEY, on_devices(x), 4), kmeans.fit(KEY, x, 4))
+
+
+def test_rows_and_starts_over_one_mesh():
+    mesh = jax.make_mesh((1, 2), ("starts", "rows"), axis_types=(AxisType.Auto,) * 2)
+    reduce = Sharded(mesh, starts="starts")
+    found, expected = (kmeans.fit_restarts(KEY, X, 4, restarts=3, reduce=each) for each in (reduce, jaxmix.Blocks()))
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-9)
+
+
+def test_devices_have_what_the_first_has():
+    def own(rows):
+        return sharding.agreed(Sharded(MESH), {"row": rows.x[0], "first": rows.x[0, 0] == X[0, 0]})
+
+    found = jax.jit(lambda rows: sharding.spread(Sharded(MESH), own, rows))(Rows(jnp.asarray(X)))
+    np.testing.assert_array_equal(found["row"], X[0])
+    assert found["first"]
+
+
 def compiled(problem: Any, x: Any, **options: Any) -> str:
     """The program of a fit of concrete rows, as XLA compiled it."""
     solver, refine = options.get("solver", solve.EM()), options.get("refine")
@@ -162,6 +230,18 @@ def test_in_a_jit_of_ones_own_rows_are_not_gathered_either():
 
     program = jax.jit(fit).lower(on_devices(X), on_devices(np.ones(len(X)))).compile().as_text() or ""
     assert max(size for kind, size, _ in collectives(program) if kind == "all-gather") <= len(X)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_second_call_on_a_mesh_made_anew_compiles_nothing(kind):
+    mixture = gmm.fit(KEY, X, 4, subsample=SEARCH).params
+
+    def call(key):
+        fit = kmeans.fit(key, on_devices(X, kind), 4, weights=np.ones(len(X)), subsample=SEARCH)
+        return kmeans.predict(fit.params, on_devices(X, kind)), gmm.log_prob(mixture, on_devices(X, kind))
+
+    programs.compiled(lambda: call(KEY))
+    assert programs.compiled(lambda: call(jax.random.key(1))) == []
 
 
 def test_predictions_stay_where_the_rows_are():
@@ -248,6 +328,11 @@ def test_where_an_array_lies():
 def test_settings_that_are_not_valid_are_rejected(reduce, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         kmeans.fit(KEY, X, 2, reduce=reduce)
+
+
+def test_an_objective_over_devices_is_rejected():
+    with pytest.raises(ValueError, match="over devices an objective exists only within a fit"):
+        solve.objective(kmeans.KMeans(), X[:2], X, reduce=Sharded(MESH))
 
 
 def test_rows_that_are_not_finite_are_named():

@@ -5,7 +5,7 @@ that NumPy holds a part at a time.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -32,7 +32,13 @@ def of_rows(function: Callable[..., Array], component: Component, params: Mixtur
     Returns:
       Array of shape (N, ...).
     """
-    return memory.map_parts(lambda held, rows: function(*held, rows), (component, params), rows)
+    return memory.map_parts(_of_held(function), (component, params), rows)
+
+
+@lru_cache(maxsize=64)
+def _of_held(function: Callable[..., Array]) -> Callable[[Any, Any], Array]:
+    # One for each of the functions below: a new one would be compiled anew.
+    return lambda held, rows: function(*held, rows)
 
 
 @jax.jit

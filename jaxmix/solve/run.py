@@ -169,7 +169,7 @@ def make_objective(
       problem: a `Problem`.
       params: its parameters, for their shapes.
       data: `Data`, or an array of shape (N, D).
-      reduce: as in `run`.
+      reduce: as in `run`, but not `Sharded`.
 
     Returns:
       An `Objective`.
@@ -187,6 +187,8 @@ def make_objective(
     """
     data = validation.as_data(data)
     problem, _, reduce, *_ = validated(problem, None, reduce, data, 0, 0.0, 0.0)
+    if isinstance(reduce, sharding.Sharded):
+        raise ValueError("`reduce` must be `Blocks` here: over devices an objective exists only within a fit.")
     reject_fit(params, "params")
     problem.validate_params(params, data.x.shape[1])
     weights = data.weights if is_weighted(data) else None
@@ -201,7 +203,7 @@ def objective(problem: Problem, params: Params, data: Data | ArrayLike, *, reduc
       problem: a `Problem`.
       params: its parameters.
       data: `Data`, or an array of shape (N, D).
-      reduce: as in `run`.
+      reduce: as in `run`, but not `Sharded`.
 
     Returns:
       Array of shape (); lower is better. Differentiable in `params`.

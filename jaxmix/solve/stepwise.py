@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmix import arrays, validation
+from jaxmix.arrays import is_merged
 from jaxmix.pytree import choice, static
 from jaxmix.solver import Objective, Progress, Solver, Status
 from jaxmix.typing import Params, Stats
@@ -145,9 +146,9 @@ def blend(old: Stats, new: Stats, rate: Array) -> Stats:
     """`(1 - rate) old + rate new`; a node that merges by itself, such as a row that stands out, is the newer one."""
 
     def both(a: Any, b: Any) -> Any:
-        return b if hasattr(b, "merge") else ((1 - rate) * a + rate * b).astype(a.dtype)
+        return b if is_merged(b) else ((1 - rate) * a + rate * b).astype(a.dtype)
 
-    return jax.tree.map(both, old, new, is_leaf=lambda node: hasattr(node, "merge"))
+    return jax.tree.map(both, old, new, is_leaf=is_merged)
 
 
 def _check_recenter(objective: Objective, stats: Stats, params: Params) -> None:

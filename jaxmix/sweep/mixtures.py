@@ -17,6 +17,7 @@ from jaxmix import fitting, gmm, seeding, validation
 from jaxmix.data import Data
 from jaxmix.gmm.fit import refinement
 from jaxmix.mixture.components.gaussian.units import has_units
+from jaxmix.sharding import Sharded
 from jaxmix.solve import Optax
 from jaxmix.solve.run import side_by_side
 from jaxmix.solver import Fit
@@ -117,6 +118,8 @@ def mixtures(
         # Two programs of LAPACK on CPU may wait for each other: see `linalg.cholesky`. Those of this library have none.
         classes = *covariances, type(settings["solver"]), type(settings["assignment"])
         own = all(each.__module__.startswith("jaxmix.") and each is not Optax for each in classes)
+        # Nor do programs over devices run side by side: their sums might meet in another order on another device.
+        own = own and not isinstance(models[0][0][5], Sharded)
         pool = ThreadPoolExecutor(os.cpu_count() if own else 1)
         with told_of_memory(f"{size} of {centers.shape[0]} fits"), pool:
             tables = _run(begin, centers, kinds, families, pool)

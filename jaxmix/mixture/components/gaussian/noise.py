@@ -108,7 +108,7 @@ def scales(data: Data) -> tuple[Array, Array]:
         features = np.array(linalg.fill_absent(np.asarray(x[rows]), weights).T)
         # Subnormal numbers are zero, as they are in compiled programs.
         features[np.abs(features) < np.finfo(dtype).tiny] = 0
-        low, high = (np.asarray(each) for each in _extremes(x if counts.all() else x[counts > 0]))
+        low, high = (np.asarray(each) for each in _extremes(x, data.weights))
         unit = np.asarray(unit_of(_sizes(features, np)))
         robust, standard = _scales(features * unit[:, None], weights, (least * high - least * low) * unit, np)
         spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, np)
@@ -219,11 +219,17 @@ def _sizes(features: Any, numpy: Any) -> Any:
     return numpy.where(largest > 0, largest, numpy.ones_like(largest))
 
 
-def _extremes(x: Any) -> tuple[Any, Any]:
-    """The least and the largest value of each feature of rows (N, D)."""
-    folded = x[: len(x) // FOLD * FOLD].reshape(-1, FOLD * x.shape[1])
-    if not isinstance(x, np.ndarray) or not len(folded):
+def _extremes(x: Any, counts: Any) -> tuple[Any, Any]:
+    """The least and the largest value of each feature of the rows (N, D) that are there."""
+    if not isinstance(x, np.ndarray):
+        # Rows that lie on several devices stay there.
+        there = (counts > 0)[:, None]
+        return jnp.min(x, axis=0, where=there, initial=jnp.inf), jnp.max(x, axis=0, where=there, initial=-jnp.inf)
+    counts = memory.on_host(counts)
+    x = x if counts.all() else x[counts > 0]
+    if len(x) < FOLD:
         return x.min(axis=0), x.max(axis=0)
+    folded = x[: len(x) // FOLD * FOLD].reshape(-1, FOLD * x.shape[1])
     ends = folded.min(axis=0), folded.max(axis=0)
     rows = np.concatenate([*(end.reshape(FOLD, -1) for end in ends), x[len(x) // FOLD * FOLD :]])
     return rows.min(axis=0), rows.max(axis=0)
