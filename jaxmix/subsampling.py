@@ -27,6 +27,10 @@ SWAPS_FOR_EACH = 4
 LEAST_RATIO = 4
 """Where a sample has more than one row of so many, all restarts on all rows take hardly longer."""
 
+FEW_RATIO = 16
+"""Up to so many rows for one of the sample, two runs are finished: it takes little time, and a sample may mistake which
+of two is better."""
+
 SAMPLED = 2**31
 """What is folded into the key of a fit for its sample: beyond the number of any restart."""
 
@@ -50,7 +54,8 @@ class Subsample:
     r"""Where the restarts of `fit` run: on a sample of the rows, and the best of them on all.
 
     Each restart is a seeding on the sample, some exchanges of a center for a row, and a short run of the solver. The
-    `finished` best of these runs go on to all rows, to the usual stop. So a fit takes about as long as one restart.
+    `finished` best of these runs go on to all rows, to the usual stop. So a fit takes about as long as one restart, or
+    two.
 
     A sample holds one row out of each of as many strata, rows that follow each other, and its weight stands for the
     whole stratum. So a sum over the sample has the sum over all rows as its mean:
@@ -68,7 +73,8 @@ class Subsample:
       rows: rows of the sample, static. None for what suits the problem: 128 for each component, or eight times as many
         as the parameters have numbers, and at least 4096. At least K. Where all rows are not four times as many, `fit`
         does without a sample.
-      finished: how many of the restarts run on all rows, static.
+      finished: how many of the restarts run on all rows, static. None for two where all rows are at most 16 times as
+        many as those of the sample, and one elsewhere.
       swaps: exchanges tried for each restart, static; 0 for none. None for four for each center.
       max_steps: the most steps of a short run, static.
       share: a short run ends where a step lowers the loss by less than this share of what all its steps have, static.
@@ -91,7 +97,7 @@ class Subsample:
     """
 
     rows: int | None = static(default=None)
-    finished: int = static(default=1)
+    finished: int | None = static(default=None)
     swaps: int | None = static(default=None)
     max_steps: int = static(default=30)
     share: float = static(default=0.01)
@@ -100,7 +106,7 @@ class Subsample:
         """Rejects numbers out of range."""
         for name, least in (("rows", 1), ("finished", 1), ("swaps", 0), ("max_steps", 1)):
             value = getattr(self, name)
-            if value is None and name in ("rows", "swaps"):
+            if value is None and name != "max_steps":
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"`{name}` of `Subsample` must be an integer of at least {least}, got {value!r}.")
@@ -129,7 +135,8 @@ class Subsample:
         if rows * LEAST_RATIO > num_rows:
             return None
         swaps: Any = SWAPS_FOR_EACH * k if self.swaps is None else self.swaps
-        return Plan(rows, min(self.finished, restarts), swaps)
+        finished: Any = (2 if num_rows <= FEW_RATIO * rows else 1) if self.finished is None else self.finished
+        return Plan(rows, min(finished, restarts), swaps)
 
 
 def seen(

@@ -14,7 +14,7 @@ from jaxmix.subsampling import Plan
 
 KEY = jax.random.key(0)
 X = blobs(1203, 2, 6, seed=3, spread=10.0)
-SEARCH = Subsample(rows=240)
+SEARCH = Subsample(rows=240, finished=1)
 
 
 def fit(key, x=X, k=6, **options):
@@ -121,7 +121,9 @@ def test_rows_in_a_rhythm_are_drawn_from_every_cluster():
     ("search", "num_rows", "expected"),
     [
         (Subsample(rows=120), 479, None),
-        (Subsample(rows=120), 480, Plan(120, 1, 12)),
+        (Subsample(rows=120), 480, Plan(120, 2, 12)),
+        (Subsample(rows=120), 1920, Plan(120, 2, 12)),
+        (Subsample(rows=120), 1921, Plan(120, 1, 12)),
         (Subsample(rows=120, finished=3, swaps=0), 900, Plan(120, 2, 0)),
     ],
 )
