@@ -19,7 +19,7 @@ from tests import compiles as programs
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
 X = blobs(1200, 3, 4, seed=2, spread=3.0)
-SEARCH = Subsample(rows=200)
+SEARCH = Subsample(rows=200, finished=1)
 
 
 def on_devices(x: Any, kind: AxisType = AxisType.Auto) -> jax.Array:
