@@ -105,7 +105,6 @@ def test_centers_that_are_off_stay_and_one_may_be_alone():
 
 def test_a_start_has_the_same_bits_among_few_and_many():
     np.testing.assert_array_equal(improved()[:2], improved(starts=STARTS[:2]))
-    np.testing.assert_array_equal(improved(), improved())
 
 
 def test_rows_of_weight_zero_are_never_taken():
@@ -149,7 +148,7 @@ def test_under_jit_and_vmap_the_exchanges_are_those_without():
         np.testing.assert_allclose(found, jax.jit(one)(key))
 
 
-def test_with_enough_exchanges_the_end_is_as_good_as_any_subset_of_rows():
+def test_after_many_exchanges_none_lowers_the_cost():
     x = np.random.default_rng(1).normal(size=(9, 2))
     after = improved(x, np.stack([x[:3]]), num_swaps=200)[0]
     data = as_data(x)
