@@ -10,6 +10,7 @@ from jaxmix.reduction import Blocks
 from jaxmix.sharding import Sharded
 from jaxmix.solver import Fit, Objective, Progress, Solver
 from jaxmix.status import FitError, Status
+from jaxmix.streams import Stream
 from jaxmix.subsampling import Subsample
 from jaxmix.validation import as_data
 
@@ -36,6 +37,7 @@ __all__ = [
     "Sharded",
     "Solver",
     "Status",
+    "Stream",
     "Subsample",
     "as_data",
     "datasets",

@@ -16,8 +16,10 @@ from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
 from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, short_runs
-from jaxmix.solve.run import as_params, is_weighted, lowest, side_by_side, validated
+from jaxmix.solve.run import as_params, is_weighted, located, lowest, side_by_side
 from jaxmix.solver import Fit, Solver
+from jaxmix.streaming import complete
+from jaxmix.streams import Stream
 from jaxmix.subsampling import Plan, Subsample
 from jaxmix.typing import ArrayLike, Params, Seeding
 
@@ -31,7 +33,7 @@ SWAPPED = 2**31 + 1
 def fit(
     problem: Problem,
     key: Array | None,
-    x: ArrayLike | Data,
+    x: ArrayLike | Data | Stream,
     k: int,
     *,
     weights: ArrayLike | None = None,
@@ -57,7 +59,7 @@ def fit(
     Args:
       problem: a `Problem`, such as `kmeans.KMeans()` or one of your own.
       key: a PRNG key, for the seeding; None where `init` is no function.
-      x: array of shape (N, D), or `Data`. Float32 and float64 are kept; integers become float.
+      x: array of shape (N, D), `Data`, or a `Stream`. Float32 and float64 are kept; integers become float.
       k: the number of centers, between 1 and the number of rows with positive weight.
       weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
       init: a function (key, data, k) -> centers from `seeding` or your own; an array of centers of shape (K, D), or
@@ -94,7 +96,7 @@ def fit(
 def fit_restarts(
     problem: Problem,
     key: Array | None,
-    x: ArrayLike | Data,
+    x: ArrayLike | Data | Stream,
     k: int,
     *,
     weights: ArrayLike | None = None,
@@ -134,6 +136,10 @@ def _checked(
     """The compiled program of validated arguments, which lacks `choose`: whether it returns the best fit alone."""
     common, fixed = settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce)
     data = common[2]
+
+    def program(compiled: Callable[..., Fit], *arguments: Any, **more: Any) -> Callable[..., Fit]:
+        return partial(_called, x, partial(compiled, *arguments, *common, **fixed, **more))
+
     active = None if num_active is None else validation.as_count(num_active, "num_active", most=k)
     if refine is not None and (not callable(refine) or jax.tree_util.all_leaves([refine])):
         raise ValueError(f"`refine` must be a choice, such as kmeans.Lloyd(10), or None, got {described(refine)}.")
@@ -143,25 +149,37 @@ def _checked(
             raise ValueError(f"`rows` of `Subsample` must be at least `k`, {k}, got {subsample.rows}.")
     if callable(init):
         restarts = check_seeding(init, key, restarts)
-        return partial(_from_seeds, key, active, refine, subsample, *common, init=init, restarts=restarts, **fixed)
+        if isinstance(x, Stream):
+            search, steps = subsample or Subsample(), fixed["max_steps"]
+            plan = search.of_stream(x.num_rows, k, _numbers(common[0], k, x.survey.calibration), restarts)
+            short = plan if steps and subsample is not None else None
+            sample = x.sample(key, plan.num_rows, by_cost=common[0].squared_units)
+            arguments = key, active, refine, search, short, sample, *common
+            return program(_finished_from, *_from_sample(*arguments, init=init, restarts=restarts, **fixed))
+        return program(_from_seeds, key, active, refine, subsample, init=init, restarts=restarts)
     if is_centers(init):
-        return partial(_from_centers, seeding.as_starts(init, k, data), active, *common, **fixed)
+        return program(_from_centers, seeding.as_starts(init, k, data), active)
     reject_fit(init, "init")
     if active is not None:
         raise ValueError("`num_active` is for starts from centers: parameters say themselves what is switched off.")
     starts = problem.as_starts(memory.without_numpy(init), k, data.x.shape[1], data.x.dtype)
-    return partial(_from_params, as_params(starts, data), *common, **fixed)
+    return program(_finished_from, as_params(starts, data), 0)
+
+
+def _called(x: Any, program: Any, *, choose: bool) -> Fit:
+    return complete(x, program.args, partial(program, choose=choose))
 
 
 def settings(problem, x, k, weights, solver, max_steps, rtol, atol, reduce) -> tuple[tuple, dict[str, Any]]:
     """The validated arguments of the compiled programs of a fit: those that are traced, and those that are static."""
-    data, scale = validation.as_data_and_unit(x, weights)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
-    validation.check_count(k, data, hint=validation.SWEPT)
-    reduce, data = sharding.placed(reduce, data)
+    max_steps = validation.check_int(max_steps, "max_steps", least=0)
+    problem, solver, data, scale, reduce, rtol, atol = located(
+        problem, solver, x, reduce, rtol, atol, max_steps=max_steps, weights=weights
+    )
+    validation.check_count(k, x.num_rows if isinstance(x, Stream) else data, hint=validation.SWEPT)
     frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
     common = (problem, solver, data, rows, frame, reduce, rtol, atol)
-    return common, {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None)}
+    return common, {"k": k, "max_steps": max_steps, "num_parallel": side_by_side(None, x)}
 
 
 def check_seeding(init: Any, key: Any, restarts: Any) -> int:
@@ -188,18 +206,35 @@ def _from_seeds(key, active, refine, search, *common, init, restarts, **fixed):
     num_rows = data.x.shape[0]
 
     def fits(key, active, refine, common):
-        data, scale = common[2], common[0].seeding_scale()
         moved = common[3].x if problem.squared_units else None
-        seen = subsampling.seen(key, data, plan, k, reduce, weighted=weighted, moved=moved)._replace(scale=scale)
-        swaps = 0 if plan is None else plan.num_swaps
-        centers = seeds(key, active, refine, seen, k, init, restarts, swaps, reduce)
+        seen = subsampling.seen(key, common[2], plan, k, reduce, weighted=weighted, moved=moved)
         if plan is None:
-            return _run(_starts(common[0], sharding.agreed(reduce, centers), data, reduce), common, fixed)
-        starts = _starts(common[0], centers, seen, sharding.own(reduce))
-        starts, passes = _finished(starts, seen, num_rows, plan.num_finished, search, common, fixed)
+            centers = seeds(key, active, refine, _scaled(common[0], seen), k, init, restarts, 0, reduce)
+            return _run(_starts(common[0], sharding.agreed(reduce, centers), common[2], reduce), common, fixed)
+        starts, passes = _sampled(key, active, refine, search, plan, seen, num_rows, common, init, restarts, fixed)
         return _run(starts, common, fixed | {"num_parallel": min(fixed["num_parallel"], plan.num_finished)}, passes)
 
     return sharding.spread(reduce, fits, key, active, refine, common)
+
+
+@partial(jax.jit, static_argnames=("plan", "init", "restarts", *_STATIC))
+def _from_sample(key, active, refine, search, plan, sample, *common, init, restarts, **fixed):
+    """The starts of a fit of a stream, and the passes behind them."""
+    num_rows = common[5].num_rows(0)
+    return _sampled(key, active, refine, search, plan, sample, num_rows, common, init, restarts, fixed)
+
+
+def _sampled(key, active, refine, search, plan, sample, num_rows, common, init, restarts, fixed):
+    """The parameters that the best short runs on a sample come to; without a plan, those that all would start from."""
+    problem, reduce, sample = common[0], common[5], _scaled(common[0], sample)
+    swaps = plan.num_swaps if plan else 0
+    centers = seeds(key, active, refine, sample, fixed["k"], init, restarts, swaps, reduce)
+    starts = _starts(problem, centers, sample, reduce.own)
+    return _finished(starts, sample, num_rows, plan.num_finished, search, common, fixed) if plan else (starts, 0)
+
+
+def _scaled(problem: Problem, data: Data) -> Data:
+    return data._replace(scale=problem.seeding_scale())
 
 
 def _plan(search: Subsample | None, problem: Problem, data: Data, k: int, restarts: int) -> Plan | None:
@@ -213,7 +248,8 @@ def _plan(search: Subsample | None, problem: Problem, data: Data, k: int, restar
 
 def _numbers(problem: Problem, k: int, data: Data) -> int:
     """How many numbers the parameters have."""
-    like = jax.eval_shape(lambda data: problem.start(data.x[:k], jnp.ones(k, bool), data, Blocks()), data)
+    centers = jax.ShapeDtypeStruct((k, data.x.shape[1]), data.x.dtype)
+    like = jax.eval_shape(lambda *args: problem.start(args[0], jnp.ones(k, bool), args[1], Blocks()), centers, data)
     return sum(leaf.size for leaf in jax.tree.leaves(like))
 
 
@@ -221,7 +257,7 @@ def _finished(starts, sample, num_rows, num_finished, search, common, fixed):
     """The parameters that the best short runs on a sample come to, and the passes behind them."""
     problem, solver, _, _, frame, reduce, rtol, atol = common
     rows = Rows(sample.x if frame is None else frame.apply(sample.x), sample.weights)
-    setting = framed(problem, fixed["k"], sample, rows, frame, sharding.own(reduce))
+    setting = framed(problem, fixed["k"], sample, rows, frame, reduce.own)
 
     def runs_of(starts):
         return short_runs(
@@ -247,8 +283,13 @@ def _from_centers(centers, active, *common, **fixed):
 
 
 @partial(jax.jit, static_argnames=_STATIC)
-def _from_params(starts, *common, **fixed):
-    return sharding.spread(common[5], lambda starts, common: _run(starts, common, fixed), starts, common)
+def _finished_from(starts, passes, *common, **fixed):
+    """Fits from parameters (R, ...), and the passes behind these."""
+
+    def fits(starts, passes, common):
+        return _run(starts, common, fixed, passes)
+
+    return sharding.spread(common[5], fits, starts, passes, common)
 
 
 def seeds(key, active, refine, data, k, init, restarts, swaps=0, reduce=Blocks()) -> Array:

@@ -21,6 +21,9 @@ MEAN_BLOCK = 200_000
 FEW_ROWS = 256
 """Rows that are read first, to see whether the others need be."""
 
+FOLD = 64
+"""Rows side by side whose extremes are taken at once: NumPy is slow along the first axis of a narrow array."""
+
 
 def mean(x: Any, weights: Any, *, spread: bool = False) -> Any:
     """The weighted mean of the rows.
@@ -93,6 +96,35 @@ def extremes(x: Any) -> tuple[Any, Any]:
     # The least of what several devices have may not be NaN where one has NaN.
     unknown = jnp.isnan(x).any()
     return jnp.where(unknown, jnp.nan, low), jnp.where(unknown, jnp.nan, high)
+
+
+def feature_extremes(x: Any, counts: Any) -> tuple[Any, Any]:
+    """The least and the largest value of each feature, of the rows that are there.
+
+    Args:
+      x: Array of shape (N, D), not traced, or a NumPy array.
+      counts: of shape (N,), the weights: 0 is a row that is not there.
+
+    Returns:
+      Two of shape (D,).
+
+    Example:
+      >>> low, high = feature_extremes(np.array([[2.0], [1.0], [3.0]]), np.array([1.0, 1.0, 0.0]))
+      >>> low.tolist(), high.tolist()
+      ([1.0], [2.0])
+    """
+    if not isinstance(x, np.ndarray):
+        # Rows that lie on several devices stay there.
+        there = (counts > 0)[:, None]
+        return jnp.min(x, axis=0, where=there, initial=jnp.inf), jnp.max(x, axis=0, where=there, initial=-jnp.inf)
+    counts = memory.on_host(counts)
+    x = x if counts.all() else x[counts > 0]
+    if len(x) < FOLD:
+        return x.min(axis=0), x.max(axis=0)
+    folded = x[: len(x) // FOLD * FOLD].reshape(-1, FOLD * x.shape[1])
+    ends = folded.min(axis=0), folded.max(axis=0)
+    rows = np.concatenate([*(end.reshape(FOLD, -1) for end in ends), x[len(x) // FOLD * FOLD :]])
+    return rows.min(axis=0), rows.max(axis=0)
 
 
 def scale_of(x: Array) -> Array | None:
@@ -226,17 +258,33 @@ def exact_origin(x: Any, weights: Any, *, spread: bool = False) -> Any:
       [10.0, 0.0]
     """
     on_host = isinstance(x, np.ndarray)
-    numpy: Any = np if on_host else jnp
     # A few rows tell of most data that no mean will do.
     if on_host and not _may_be_exact(x[:FEW_ROWS].min(axis=0), x[:FEW_ROWS].max(axis=0)).any():
         return np.zeros(x.shape[1], x.dtype)
     low, high = x.min(axis=0), x.max(axis=0)
     if on_host and not _may_be_exact(low, high).any():
         return np.zeros(x.shape[1], x.dtype)
-    center = mean(x, weights, spread=spread)
+    return origin_within(low, high, mean(x, weights, spread=spread))
+
+
+def origin_within(low: Any, high: Any, center: Any) -> Any:
+    """`exact_origin` of rows whose least and largest values and mean are known.
+
+    Args:
+      low: Array of shape (D,), or a NumPy array.
+      high: of shape (D,).
+      center: of shape (D,), the mean; it may have more digits.
+
+    Returns:
+      Array of shape (D,).
+
+    Example:
+      >>> origin_within(np.array([9.0, 0.0]), np.array([11.0, 4.0]), np.array([10.0, 2.0])).tolist()
+      [10.0, 0.0]
+    """
     is_exact = (low >= center / 2) & (high / 2 <= center) & (low > 0)
     is_exact |= (high <= center / 2) & (low / 2 >= center) & (high < 0)
-    return numpy.where(is_exact, center, 0).astype(x.dtype)
+    return (np if isinstance(low, np.ndarray) else jnp).where(is_exact, center, 0).astype(low.dtype)
 
 
 def _may_be_exact(low: Any, high: Any) -> Any:

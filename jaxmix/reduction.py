@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmix.arrays import is_merged
 from jaxmix.data import Rows
+from jaxmix.frame import Frame
+from jaxmix.merging import added
 from jaxmix.pytree import choice, static
 from jaxmix.typing import Stats
 
@@ -168,6 +169,11 @@ class Blocks:
         """Over how many devices the rows are spread."""
         return 1
 
+    @property
+    def own(self) -> "Blocks":
+        """The sums over rows that are in the memory of every device."""
+        return self
+
     def own_key(self, key: Array) -> Array:
         """A key for the rows at hand, from one for all rows."""
         return key
@@ -185,22 +191,41 @@ class Blocks:
         # Differentiated in reverse, a block is computed again rather than stored.
         fn = jax.checkpoint(fn)
         whole = num_blocks if rows.valid is None else num_blocks - 1
-
-        def body(total: tuple[Stats, list], index: Array) -> tuple[tuple[Stats, list], None]:
-            value = fn(prepared, _block(rows, index, None))
-            merged = _add(total, value)
-            first = (value, jax.tree.map(jnp.zeros_like, total[1]))
-            return jax.tree.map(lambda a, b: jnp.where(index == 0, a, b), first, merged), None
-
-        shapes = jax.eval_shape(fn, prepared, last)
         # It is made of the data, so that over a mesh it varies as they do.
         zero = jnp.zeros_like(rows.x, shape=())
-        empty = jax.tree.map(lambda leaf: jnp.broadcast_to(zero.astype(leaf.dtype), leaf.shape), shapes)
-        start = (empty, [jnp.zeros_like(leaf) for leaf in _long(empty)])
-        total = jax.lax.scan(body, start, jnp.arange(whole, dtype=jnp.int32))[0]
-        if rows.valid is not None:
-            total = _add(total, fn(prepared, last))
-        return _rounded(*total)
+
+        def of_last() -> Stats:
+            return fn(prepared, last)
+
+        return added(
+            lambda index: fn(prepared, _block(rows, index, None)),
+            whole,
+            jax.eval_shape(of_last),
+            zero,
+            None if rows.valid is None else of_last,
+        )
+
+    def within(self, frame: Frame | None) -> "Blocks":
+        """The reduce for rows that a fit moves to a frame: here it is handed rows that are there."""
+        return self
+
+    def num_rows(self, num_here: int) -> int:
+        """N, or the rows of this device; `num_here` are those of the array at hand."""
+        return num_here
+
+    def epoch(self, key: Array, num_rows: int, batch_size: int) -> Array:
+        """The rows of one epoch's batches, of shape (B, size), as `Objective.epoch` has it."""
+        size = min(-(-batch_size // self.num_parts), num_rows)
+        num_batches = -(-num_rows // size)
+        order = jax.random.permutation(self.own_key(key), num_rows)
+        return order[jnp.arange(num_batches * size) % num_rows].reshape(num_batches, size)
+
+    def take(self, rows: Rows, indices: Array, num_rows: int) -> tuple[Rows, "Blocks"]:
+        """Some rows, whose weights make sums over them unbiased estimates of sums over all; and a reduce for them."""
+        share = jnp.asarray(num_rows / indices.shape[0], rows.x.dtype)
+        x, weights = flat(rows)
+        weights = jnp.broadcast_to(share, indices.shape) if weights is None else share * weights[indices]
+        return Rows(x[indices], weights), self
 
 
 def map_rows(fn: Callable[[Any, Any], Any], prepared: Any, rows: Any, size: int) -> Any:
@@ -261,53 +286,5 @@ def flat(rows: Rows) -> tuple[Array, Array | None]:
     return rows.x.reshape(-1, rows.x.shape[-1]), weights
 
 
-def merge(left: Stats, right: Stats) -> Stats:
-    """The statistics of two disjoint sets of rows together: arrays add, a node with a `merge` method uses it.
-
-    Args:
-      left: statistics, a pytree.
-      right: statistics of the same structure.
-
-    Returns:
-      Statistics of the same structure.
-
-    Example:
-      >>> merge({"count": jnp.array(2.0)}, {"count": jnp.array(3.0)})["count"].item()
-      5.0
-    """
-
-    def both(a: Any, b: Any) -> Any:
-        return a.merge(b) if is_merged(a) else jnp.add(a, b)
-
-    return jax.tree.map(both, left, right, is_leaf=is_merged)
-
-
 def _block(rows: Rows, index: Array | int, valid: Array | None) -> Rows:
     return Rows(rows.x[index], None if rows.weights is None else rows.weights[index], valid)
-
-
-def _is_long(node: Any) -> bool:
-    """Whether a total is carried in two numbers: floating scalars and vectors, such as the loss and the counts."""
-    return not is_merged(node) and jnp.issubdtype(node.dtype, jnp.floating) and node.ndim <= 1
-
-
-def _long(stats: Stats) -> list[Array]:
-    return [node for node in jax.tree.leaves(stats, is_leaf=is_merged) if _is_long(node)]
-
-
-def _add(total: tuple[Stats, list[Array]], value: Stats) -> tuple[Stats, list[Array]]:
-    """A total in two numbers, and one value more."""
-    stats, lost = total
-    merged = merge(stats, value)
-
-    def residue(a: Array, b: Array, s: Array) -> Array:
-        of_b = s - a
-        return jnp.where(jnp.isfinite(s), (a - (s - of_b)) + (b - of_b), 0)
-
-    sums = zip(_long(stats), _long(value), _long(merged), strict=True)
-    return merged, [old + residue(*terms) for old, terms in zip(lost, sums, strict=True)]
-
-
-def _rounded(stats: Stats, lost: list[Array]) -> Stats:
-    left = iter(lost)
-    return jax.tree.map(lambda node: node + next(left) if _is_long(node) else node, stats, is_leaf=is_merged)

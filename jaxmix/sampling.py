@@ -1,9 +1,11 @@
 """Rows drawn by weight, and one of each stratum."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmix import linalg
@@ -137,6 +139,66 @@ def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Ax
     rows = jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
     weights = data.weights[rows] * (total / num_rows / mass[rows])
     return _collected(data, data.x[rows], weights, None if axis is None else owners == device, axis)
+
+
+class Reservoir:
+    r"""A sample of rows that are seen some at a time, on the host.
+
+    A row of mass q gets the priority q / u, with u uniform in (0, 1]. The rows of the highest priorities are kept. With
+    the next priority after them, $\tau$, weights make sums over the sample unbiased:
+
+    $$W_n = w_n \frac{\max(q_n, \tau)}{q_n}, \qquad E \sum_{n \in S} W_n f(x_n) = \sum_n w_n f(x_n)$$
+
+    The sample does not depend on how many rows are seen at a time.
+
+    Args:
+      num_rows: how many rows to keep. Where there are fewer, all are kept, with their own weights.
+      random: a NumPy generator.
+
+    References:
+      Duffield, Lund and Thorup (2007), section 2: priority sampling.
+
+    Example:
+      >>> reservoir = Reservoir(2, np.random.default_rng(0))
+      >>> for first in range(0, 100, 10):
+      ...     reservoir.add(np.arange(first, first + 10.0)[:, None], np.ones(10))
+      >>> x, weights = reservoir.sample()
+      >>> x.shape, weights.shape
+      ((2, 1), (2,))
+    """
+
+    def __init__(self, num_rows: int, random: np.random.Generator):
+        self.num_rows = num_rows
+        self.random = random
+        self._held: tuple[Any, ...] | None = None
+        self._least = 0.0
+        self._seen = 0
+
+    def add(self, x: np.ndarray, weights: np.ndarray, mass: np.ndarray | None = None) -> None:
+        """Shows rows (n, D) of positive weights (n,), and of masses where these are not the weights."""
+        mass = np.asarray(weights if mass is None else mass, np.float64)
+        priorities = mass / (1 - self.random.random(len(x)))
+        order = np.arange(self._seen, self._seen + len(x))
+        self._seen += len(x)
+        # One more than are kept: it is the threshold.
+        high = np.flatnonzero(priorities >= self._least)
+        new = tuple(each[high] for each in (x, weights, mass, priorities, order))
+        held = new if self._held is None else tuple(map(np.concatenate, zip(self._held, new, strict=True)))
+        if len(held[0]) > self.num_rows + 1:
+            best = np.argpartition(held[3], -self.num_rows - 1)[-self.num_rows - 1 :]
+            held = tuple(each[best] for each in held)
+            self._least = held[3].min()
+        self._held = held
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows (S, D) in the order in which they were seen, and their weights (S,)."""
+        assert self._held is not None
+        x, weights, mass, priorities, order = self._held
+        threshold, chosen = 0.0, np.argsort(order)
+        if len(x) > self.num_rows:
+            least = np.argmin(priorities)
+            threshold, chosen = priorities[least], chosen[chosen != least]
+        return x[chosen], (weights * (np.maximum(mass, threshold) / mass))[chosen]
 
 
 def _collected(data: Data, x: Array, weights: Array, own: Array | None, axis: Axes | None) -> Data:

@@ -13,8 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxmix import arrays, devices, frame
 from jaxmix.arrays import is_merged
 from jaxmix.data import Data, Rows
+from jaxmix.merging import merge
 from jaxmix.pytree import choice, static
-from jaxmix.reduction import Blocks, merge
+from jaxmix.reduction import Blocks
 from jaxmix.typing import Stats
 
 
@@ -203,11 +204,6 @@ def agreed(reduce: Blocks, tree: Any) -> Any:
         return tree
     is_first = jax.lax.axis_index(reduce.axis) == 0
     return jax.lax.psum(jax.tree.map(lambda leaf: jnp.where(is_first, leaf, jnp.zeros_like(leaf)), tree), reduce.axis)
-
-
-def own(reduce: Blocks) -> Blocks:
-    """The reduce for rows that every device has."""
-    return reduce.own if isinstance(reduce, Sharded) else reduce
 
 
 def over_starts(reduce: Blocks, fn: Callable[[Any], Any], starts: Any) -> Any:

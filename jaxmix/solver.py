@@ -14,7 +14,6 @@ from jaxmix import arrays
 from jaxmix.data import Rows
 from jaxmix.problem import Problem
 from jaxmix.pytree import choice, static
-from jaxmix.reduction import flat
 from jaxmix.status import FitError, Status, as_statuses
 from jaxmix.typing import Params, State, Stats
 
@@ -236,18 +235,12 @@ class Objective:
         A short last batch is filled from the front of the order; rows that only fill a block are never drawn. Where
         rows are spread over devices, each draws its share of a batch from its own.
         """
-        size = min(-(-batch_size // self.reduce.num_parts), self.num_rows)
-        num_batches = -(-self.num_rows // size)
-        order = jax.random.permutation(self.reduce.own_key(key), self.num_rows)
-        return order[jnp.arange(num_batches * size) % self.num_rows].reshape(num_batches, size)
+        return self.reduce.epoch(key, self.num_rows, batch_size)
 
     def take(self, indices: Array) -> "Objective":
         """The objective on these rows alone, whose weights make it an unbiased estimate of the whole."""
-        share = jnp.asarray(self.num_rows / indices.shape[0], self.dtype)
-        x, weights = flat(self.rows)
-        weights = jnp.broadcast_to(share, indices.shape) if weights is None else share * weights[indices]
-        rows = Rows(x[indices], weights)
-        return Objective(self.problem.bind(rows, self.reduce), rows, self.total, self.reduce, indices.shape[0])
+        rows, reduce = self.reduce.take(self.rows, indices, self.num_rows)
+        return Objective(self.problem.bind(rows, reduce), rows, self.total, reduce, indices.shape[0])
 
 
 class _ValueAndGrad(NamedTuple):

@@ -131,12 +131,19 @@ class Subsample:
           >>> Subsample().plan(2000, 3, 6, 8) is None
           True
         """
-        rows = self.rows or max(LEAST_ROWS, ROWS_FOR_EACH * k, ROWS_FOR_NUMBERS * numbers)
-        if rows * LEAST_RATIO > num_rows:
+        if self._rows(k, numbers) * LEAST_RATIO > num_rows:
             return None
+        return self.of_stream(num_rows, k, numbers, restarts)
+
+    def of_stream(self, num_rows: int, k: int, numbers: int, restarts: int) -> Plan:
+        """`plan` of rows that are not in memory: however few they are, a sample is."""
+        rows = self._rows(k, numbers)
         swaps: Any = SWAPS_FOR_EACH * k if self.swaps is None else self.swaps
         finished: Any = (2 if num_rows <= FEW_RATIO * rows else 1) if self.finished is None else self.finished
         return Plan(rows, min(finished, restarts), swaps)
+
+    def _rows(self, k: int, numbers: int) -> int:
+        return self.rows or max(LEAST_ROWS, ROWS_FOR_EACH * k, ROWS_FOR_NUMBERS * numbers)
 
 
 def seen(

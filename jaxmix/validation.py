@@ -205,7 +205,7 @@ def _set_to_nan(data: Data) -> Data:
     return data._replace(weights=jnp.where(valid, data.weights, jnp.nan))
 
 
-def check_count(k: int, data: Data, name: str = "k", *, hint: str = "") -> None:
+def check_count(k: int, data: Data | int, name: str = "k", *, hint: str = "") -> None:
     """Rejects a number of components that the data cannot hold.
 
     Raises:
@@ -213,8 +213,8 @@ def check_count(k: int, data: Data, name: str = "k", *, hint: str = "") -> None:
         what to do where it is traced.
     """
     check_int(k, name, least=1, hint=hint)
-    num_rows = data.x.shape[0]
-    if is_concrete(data.weights):
+    num_rows = data.x.shape[0] if isinstance(data, Data) else data
+    if isinstance(data, Data) and is_concrete(data.weights):
         with jax.ensure_compile_time_eval():
             num_rows = int((memory.on_host(data.weights) > 0).sum())
     if k > num_rows:

@@ -27,6 +27,7 @@ FACES = [
     "jaxmix.sweep",
     "jaxmix.linalg",
     "jaxmix.pytree",
+    "jaxmix.merging",
     "jaxmix.reduction",
     "jaxmix.io",
     "jaxmix.interop",

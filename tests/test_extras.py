@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import pytest
 
-from jaxmix import extras, gmm, interop, io
+from jaxmix import Stream, extras, gmm, interop, io
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -39,6 +39,7 @@ class Without(NamedTuple):
 MISSING: dict[str, tuple[str, str, Callable[[], Any]]] = {
     "save": ("safetensors", "io", lambda: io.save("unwritten", 1)),
     "load": ("safetensors", "io", lambda: io.load("unwritten")),
+    "stream": ("pyarrow", "parquet", lambda: Stream(Path(__file__).parent)),
     "plot": ("matplotlib", "plot", imported("jaxmix.plot")),
     "centers": ("sklearn", "sklearn", lambda: interop.to_sklearn(MIXTURE.means)),
     "mixture": ("sklearn", "sklearn", lambda: interop.to_sklearn(MIXTURE)),

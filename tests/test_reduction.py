@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cases import blobs
 
-from jaxmix import Blocks, as_data, kmeans, reduction, solve
+from jaxmix import Blocks, as_data, kmeans, merging, reduction, solve
 from jaxmix.kernels.nearest import ArgMax
 from jaxmix.reduction import Footprint
 
@@ -55,11 +55,11 @@ def test_a_block_of_many_is_what_the_program_holds():
 def test_merge_adds_arrays_and_keeps_the_larger_row():
     left = (jnp.array(1.0), ArgMax(jnp.array(2.0), jnp.zeros(3)))
     right = (jnp.array(10.0), ArgMax(jnp.array(3.0), jnp.ones(3)))
-    total, largest = reduction.merge(left, right)
+    total, largest = merging.merge(left, right)
     assert total == 11.0
     assert largest.value == 3.0
     np.testing.assert_array_equal(largest.row, jnp.ones(3))
-    tie = reduction.merge(left[1], left[1]._replace(row=jnp.ones(3)))
+    tie = merging.merge(left[1], left[1]._replace(row=jnp.ones(3)))
     np.testing.assert_array_equal(tie.row, jnp.zeros(3))
 
 

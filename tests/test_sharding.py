@@ -191,7 +191,8 @@ def compiled(problem: Any, x: Any, **options: Any) -> str:
         problem, x, 4, None, solver, 50, 0.0, 1e-6, options.get("reduce", jaxmix.Blocks()), KEY,
         seeding.kmeans_plus_plus, refine, 8, options.get("subsample", SEARCH), None,
     )  # fmt: skip
-    return call.func.lower(*call.args, choose=True, **call.keywords).compile().as_text() or ""
+    program = call.args[1]
+    return program.func.lower(*program.args, choose=True, **program.keywords).compile().as_text() or ""
 
 
 def collectives(program: str) -> list[tuple[str, int, bool]]:

@@ -12,13 +12,14 @@ from jaxmix.mixture.model import Mixture
 from jaxmix.reduction import Blocks
 from jaxmix.solve.squarem import Squarem
 from jaxmix.solver import Fit, Solver
+from jaxmix.streams import Stream
 from jaxmix.subsampling import Subsample
 from jaxmix.typing import ArrayLike, Seeding
 
 
 def fit(
     key: Array | None,
-    x: ArrayLike | Data,
+    x: ArrayLike | Data | Stream,
     k: int,
     *,
     covariance: type[Covariance] = Full,
@@ -49,7 +50,7 @@ def fit(
 
     Args:
       key: a PRNG key, for the seeding; None where `init` is not a function.
-      x: array of shape (N, D), or `Data`. Float32 and float64 are kept; integers become float.
+      x: array of shape (N, D), `Data`, or a `Stream`. Float32 and float64 are kept; integers become float.
       k: the number of components, between 1 and the number of rows with positive weight.
       covariance: `Full`, `Tied`, `Diagonal`, `Spherical`, `TiedDiagonal` or `TiedSpherical`.
       prior: a `NormalInverseWishart`, such as `fraley_raftery(x, k)`, or None.
@@ -114,7 +115,7 @@ def fit(
 
 def fit_restarts(
     key: Array | None,
-    x: ArrayLike | Data,
+    x: ArrayLike | Data | Stream,
     k: int,
     *,
     covariance: type[Covariance] = Full,

@@ -55,7 +55,7 @@ PAIRED = 1024
 
 
 class Stats(NamedTuple):
-    """What the E-step hands to the M-step; `reduction.merge` adds those of disjoint rows.
+    """What the E-step hands to the M-step; `merging.merge` adds those of disjoint rows.
 
     Attributes:
       loss: Array of shape (), the cost J of the centers that the E-step saw.

@@ -9,13 +9,14 @@ from jaxmix.kmeans.problem import KMeans
 from jaxmix.reduction import Blocks
 from jaxmix.solve.em import EM
 from jaxmix.solver import Fit, Solver
+from jaxmix.streams import Stream
 from jaxmix.subsampling import Subsample
 from jaxmix.typing import ArrayLike, Seeding
 
 
 def fit(
     key: Array,
-    x: ArrayLike | Data,
+    x: ArrayLike | Data | Stream,
     k: int,
     *,
     empty: str = "farthest",
@@ -42,7 +43,7 @@ def fit(
 
     Args:
       key: a PRNG key, for the seeding.
-      x: array of shape (N, D), or `Data`. Float32 and float64 are kept; integers become float.
+      x: array of shape (N, D), `Data`, or a `Stream`. Float32 and float64 are kept; integers become float.
       k: the number of centers, between 1 and the number of rows with positive weight.
       weights: array of shape (N,), non-negative: 0 is a row that is not there, 2 is a row twice.
       init: a function (key, data, k) -> centers from `seeding` or your own, or an array of shape (K, D), or
@@ -99,7 +100,7 @@ def fit(
 
 def fit_restarts(
     key: Array,
-    x: ArrayLike | Data,
+    x: ArrayLike | Data | Stream,
     k: int,
     *,
     empty: str = "farthest",

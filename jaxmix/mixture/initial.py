@@ -42,7 +42,8 @@ def from_centers(model: Any, centers: Array, active: Array, data: Data, reduce: 
       data: the rows.
       reduce: sums over rows.
     """
-    nearest_of = _nearest_as_written if data.x.size * centers.shape[0] <= FEW else _nearest
+    num_differences = reduce.num_rows(data.x.shape[0]) * centers.size
+    nearest_of = _nearest_as_written if num_differences <= FEW else _nearest
     return _maximized(model, nearest_of, active, data, reduce, centers=jnp.where(active[:, None], centers, jnp.inf))
 
 
@@ -91,7 +92,7 @@ def _maximized(
     found = component.moved(params, frame)
     x, distance_scale = data.x, component.seeding_scale()
     if found is not None:
-        component, x = found[0], frame.apply(x)
+        component, x, reduce = found[0], frame.apply(x), reduce.within(frame)
         centers = None if centers is None else frame.apply(centers)
         distance_scale = component.seeding_scale()
     held = None if centers is None else _Centers(nearest.prepare(times(centers, distance_scale)), distance_scale)

@@ -73,7 +73,7 @@ class Mixture(NamedTuple):
 
 
 class Stats(NamedTuple):
-    r"""What the E-step hands to the M-step; `reduction.merge` adds those of disjoint rows.
+    r"""What the E-step hands to the M-step; `merging.merge` adds those of disjoint rows.
 
     Attributes:
       loss: Array of shape (), minus the evidence: with `Soft`, minus the log-likelihood.

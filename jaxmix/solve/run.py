@@ -15,6 +15,8 @@ from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, num_components
 from jaxmix.solver import Fit, Objective, Solver, Status
+from jaxmix.streaming import complete, streamed
+from jaxmix.streams import Stream
 from jaxmix.typing import ArrayLike, Params
 
 
@@ -22,7 +24,7 @@ def run(
     problem: Problem,
     solver: Solver,
     params: Params,
-    data: Data | ArrayLike,
+    data: Data | Stream | ArrayLike,
     *,
     reduce: Blocks = Blocks(),
     max_steps: int = 300,
@@ -41,7 +43,7 @@ def run(
       problem: a `Problem`, such as `kmeans.KMeans()`.
       solver: a `Solver`, such as `solve.EM()`.
       params: the start. Its leaves are taken in the dtype of the data.
-      data: `Data`, or an array of shape (N, D).
+      data: `Data`, an array of shape (N, D), or a `Stream`.
       reduce: how sums over rows are taken, such as `Blocks(4096)` for 4096 rows at a time.
       max_steps: the most steps, static; 0 evaluates the start.
       rtol: relative tolerance on the loss, non-negative.
@@ -62,20 +64,20 @@ def run(
       >>> fit.params.ravel().tolist(), fit.loss.item()
       ([0.5, 9.5], 1.0)
     """
-    data, scale = validation.as_data_and_unit(data)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
-    reduce, data = sharding.placed(reduce, data)
+    source, fixed = data, {"max_steps": max_steps}
+    problem, solver, data, scale, reduce, rtol, atol = located(problem, solver, data, reduce, rtol, atol, **fixed)
     start, weighted = as_params(params, data), is_weighted(data)
     problem.validate_params(start, data.x.shape[1])
     frame, rows = moved_rows(problem, num_components(start), data, scale, reduce, weighted=weighted)
-    return _run(problem, solver, start, data, rows, frame, reduce, rtol, atol, max_steps=max_steps)
+    arguments = problem, solver, start, data, rows, frame, reduce, rtol, atol
+    return complete(source, arguments, lambda: _run(*arguments, **fixed))
 
 
 def run_many(
     problem: Problem,
     solver: Solver,
     starts: Params,
-    data: Data | ArrayLike,
+    data: Data | Stream | ArrayLike,
     *,
     reduce: Blocks = Blocks(),
     max_steps: int = 300,
@@ -97,7 +99,8 @@ def run_many(
       max_steps: as in `run`.
       rtol: as in `run`.
       atol: as in `run`.
-      num_parallel: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is.
+      num_parallel: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is;
+        one of a `Stream`.
         It changes the results by rounding at most. For a given number, fit i has the same bits for every R.
 
     Returns:
@@ -114,20 +117,19 @@ def run_many(
       >>> fits.loss.tolist()
       [1.0, 1.0]
     """
-    data, scale = validation.as_data_and_unit(data)
-    problem, solver, reduce, max_steps, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
-    reduce, data = sharding.placed(reduce, data)
+    source, fixed = data, {"max_steps": max_steps}
+    problem, solver, data, scale, reduce, rtol, atol = located(problem, solver, data, reduce, rtol, atol, **fixed)
     starts = as_params(starts, data)
     problem.validate_params(starts, data.x.shape[1])
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0] == () or shapes[0][0] == 0:
         raise ValueError(f"Every leaf of `starts` needs the same leading axis R >= 1, got shapes {shapes}.")
-    num_parallel = side_by_side(num_parallel)
+    num_parallel = side_by_side(num_parallel, source)
     first = jax.tree.leaves(starts)[0]
     k = first.shape[1] if first.ndim > 1 else 1
     frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
-    fixed = {"max_steps": max_steps, "num_parallel": num_parallel}
-    return _run(problem, solver, starts, data, rows, frame, reduce, rtol, atol, **fixed)
+    arguments = problem, solver, starts, data, rows, frame, reduce, rtol, atol
+    return complete(source, arguments, lambda: _run(*arguments, **fixed, num_parallel=num_parallel))
 
 
 def best(fits: Fit) -> Fit:
@@ -220,6 +222,30 @@ def objective(problem: Problem, params: Params, data: Data | ArrayLike, *, reduc
     return _value(make_objective(problem, params, data, reduce=reduce), params)
 
 
+def located(
+    problem: Problem,
+    solver: Solver,
+    rows: Data | Stream | ArrayLike,
+    reduce: Blocks,
+    rtol: ArrayLike,
+    atol: ArrayLike,
+    *,
+    max_steps: int,
+    weights: ArrayLike | None = None,
+) -> tuple[Any, Any, Data, Array | None, Blocks, Array, Array]:
+    """The validated arguments of a fit, with its rows where the reduce takes them, and their `frame.scale_of`."""
+    if not isinstance(rows, Stream):
+        data, scale = validation.as_data_and_unit(rows, weights)
+        problem, solver, reduce, _, rtol, atol = validated(problem, solver, reduce, data, max_steps, rtol, atol)
+        reduce, data = sharding.placed(reduce, data)
+        return problem, solver, data, scale, reduce, rtol, atol
+    if weights is not None:
+        raise ValueError("`x` is a `Stream`, which has weights already: give `Stream(rows, weights=weights)` instead.")
+    seen = rows.survey.calibration
+    problem, solver, reduce, _, rtol, atol = validated(problem, solver, reduce, seen, max_steps, rtol, atol)
+    return problem, solver, rows.data(), rows.scale(), streamed(reduce, rows), rtol, atol
+
+
 def validated(
     problem: Problem,
     solver: Solver | None,
@@ -261,10 +287,13 @@ def is_weighted(data: Data) -> bool:
     return not validation.is_concrete(data.weights) or not bool((memory.on_host(data.weights) == 1).all())
 
 
-def side_by_side(num_parallel: int | None) -> int:
-    """How many fits are computed side by side."""
+def side_by_side(num_parallel: int | None, rows: Any = None) -> int:
+    """How many fits of rows are computed side by side."""
+    most = 1 if isinstance(rows, Stream) else None
     if num_parallel is None:
-        num_parallel = batches.num_parallel()
+        num_parallel = most or batches.num_parallel()
+    if most and num_parallel != most:
+        raise ValueError(f"`num_parallel` must be 1 or None for a `Stream`, got {num_parallel}: one fit reads it.")
     return validation.check_int(num_parallel, "num_parallel", least=1)
 
 

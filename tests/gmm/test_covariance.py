@@ -9,7 +9,7 @@ from cases import EXACT, blobs, from_docs
 from mixtures import exact, make, replace
 from scipy import stats
 
-from jaxmix import as_data, gmm, reduction
+from jaxmix import as_data, gmm, merging
 
 FAMILIES = {
     "Full": gmm.Full,
@@ -80,7 +80,7 @@ def test_unconstrained_coordinates_go_there_and_back(family):
 def test_statistics_add_over_rows(family):
     params = mixture(family)
     halves = [as_data(X[part], np.asarray(DATA.weights)[part]) for part in (slice(0, 13), slice(13, 40))]
-    merged = reduction.merge(*[gmm.e_step(params, half) for half in halves])
+    merged = merging.merge(*[gmm.e_step(params, half) for half in halves])
     chex.assert_trees_all_close(merged, gmm.e_step(params, DATA), rtol=1e-12, atol=1e-12)
 
 

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxmix import linalg, memory, validation
 from jaxmix.data import Data
-from jaxmix.frame import unit_of
+from jaxmix.frame import feature_extremes, unit_of
 from jaxmix.mixture.components.gaussian import base
 from jaxmix.typing import ArrayLike
 
@@ -34,9 +34,6 @@ RANGE = {32: 2.0**-48, 64: 2.0**-400}
 
 LEAST = {32: 2.0**16, 64: 2.0**24}
 """The least spread, in smallest normal numbers, by bits: standard deviations of the noise are normal numbers too."""
-
-FOLD = 64
-"""Rows side by side whose extremes are taken at once: NumPy is slow along the first axis of a narrow array."""
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo one, are spread evenly, and keep no step with rows that repeat."""
@@ -108,7 +105,7 @@ def scales(data: Data) -> tuple[Array, Array]:
         features = np.array(linalg.fill_absent(np.asarray(x[rows]), weights).T)
         # Subnormal numbers are zero, as they are in compiled programs.
         features[np.abs(features) < np.finfo(dtype).tiny] = 0
-        low, high = (np.asarray(each) for each in _extremes(x, data.weights))
+        low, high = (np.asarray(each) for each in feature_extremes(x, data.weights))
         unit = np.asarray(unit_of(_sizes(features, np)))
         robust, standard = _scales(features * unit[:, None], weights, (least * high - least * low) * unit, np)
         spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, np)
@@ -217,22 +214,6 @@ def _sizes(features: Any, numpy: Any) -> Any:
     """The largest magnitude of each feature, (D, n) to (D,); 1 for features of zeros."""
     largest = numpy.abs(features).max(axis=1)
     return numpy.where(largest > 0, largest, numpy.ones_like(largest))
-
-
-def _extremes(x: Any, counts: Any) -> tuple[Any, Any]:
-    """The least and the largest value of each feature of the rows (N, D) that are there."""
-    if not isinstance(x, np.ndarray):
-        # Rows that lie on several devices stay there.
-        there = (counts > 0)[:, None]
-        return jnp.min(x, axis=0, where=there, initial=jnp.inf), jnp.max(x, axis=0, where=there, initial=-jnp.inf)
-    counts = memory.on_host(counts)
-    x = x if counts.all() else x[counts > 0]
-    if len(x) < FOLD:
-        return x.min(axis=0), x.max(axis=0)
-    folded = x[: len(x) // FOLD * FOLD].reshape(-1, FOLD * x.shape[1])
-    ends = folded.min(axis=0), folded.max(axis=0)
-    rows = np.concatenate([*(end.reshape(FOLD, -1) for end in ends), x[len(x) // FOLD * FOLD :]])
-    return rows.min(axis=0), rows.max(axis=0)
 
 
 def _scales(features: Any, weights: Any, least: Any, numpy: Any) -> tuple[Any, Any]:
