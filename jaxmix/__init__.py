@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, mixture, pytree, seeding, solve, sweep
+from jaxmix.checkpoint import Checkpoint
 from jaxmix.data import Data, Rows
 from jaxmix.fitting import fit, fit_restarts
 from jaxmix.problem import Problem
@@ -27,6 +28,7 @@ if not TYPE_CHECKING:
 
 __all__ = [
     "Blocks",
+    "Checkpoint",
     "Data",
     "Fit",
     "FitError",

@@ -18,6 +18,7 @@ class Status(enum.IntEnum):
     MAX_STEPS = 1
     NONFINITE = 2
     LOSS_ROSE = 3
+    MAX_SECONDS = 4
 
     @property
     def sentence(self) -> str:
@@ -29,6 +30,7 @@ _SENTENCES = {
     Status.RUNNING: "The fit has not ended; `run` never returns this.",
     Status.CONVERGED: "The solver's stopping rule was met.",
     Status.MAX_STEPS: "The steps ran out first. Raise `max_steps`, or loosen `rtol` or `atol`.",
+    Status.MAX_SECONDS: "The time ran out first. Raise `max_seconds`, or go on from the file of the `Checkpoint`.",
     Status.NONFINITE: (
         "The loss became NaN or infinite. Look for a covariance that became singular (see `regularization` and "
         "`prior`), for NaN or infinity in the data, the weights or the start, for weights that are negative or all "

@@ -35,7 +35,7 @@ FACES = [
     "jaxmix.datasets",
 ]
 # Contracts with skeletons on docs/extend.md, exceptions, and numpyro, which is not a dependency.
-WITHOUT_EXAMPLE = {"Assignment", "Covariance", "FitError", "LoadError", "Progress", "to_numpyro"}
+WITHOUT_EXAMPLE = {"Assignment", "Covariance", "FitError", "LoadError", "Progress", "Report", "to_numpyro"}
 
 
 def public(face: str) -> dict[str, Any]:

@@ -58,6 +58,7 @@ RANKS = {
     "plot": 10,
     "sweep": 10,
     "io": 11,
+    "checkpoint": 12,
 }
 
 

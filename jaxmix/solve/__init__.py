@@ -6,6 +6,7 @@ from jaxmix.solve.lbfgs import LBFGS
 from jaxmix.solve.optax import Optax
 from jaxmix.solve.over_relaxed import OverRelaxed
 from jaxmix.solve.run import best, make_objective, objective, run, run_many
+from jaxmix.solve.segments import Report
 from jaxmix.solve.squarem import Squarem
 from jaxmix.solve.stepwise import Stepwise
 from jaxmix.solver import Status
@@ -16,6 +17,7 @@ __all__ = [
     "Anderson",
     "Optax",
     "OverRelaxed",
+    "Report",
     "Squarem",
     "Status",
     "Stepwise",

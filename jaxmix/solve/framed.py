@@ -124,6 +124,15 @@ def num_components(params: Params) -> int:
     return jax.tree.leaves(params)[0].shape[0] if jnp.ndim(jax.tree.leaves(params)[0]) else 1
 
 
+def loop_in_frame(setting: Framed, solver: Solver, like: Params, rtol: Array, atol: Array, max_steps: int) -> loop.Loop:
+    """The loop of a fit in the frame; `like` is a start there, `atol` in the caller's units."""
+
+    def rounded(params: Params) -> Params:
+        return setting.inward(jax.lax.optimization_barrier(setting.outward(params)))
+
+    return loop.make_loop(setting.objective, solver, like, rtol, setting.squared(atol), max_steps, rounded)
+
+
 def fit_in_frame(
     setting: Framed,
     solver: Solver,
@@ -137,11 +146,7 @@ def fit_in_frame(
     many = num_parallel is not None
     starts = jax.vmap(setting.inward)(starts) if many else setting.inward(starts)
     like = jax.tree.map(lambda leaf: leaf[0], starts) if many else starts
-
-    def rounded(params: Params) -> Params:
-        return setting.inward(jax.lax.optimization_barrier(setting.outward(params)))
-
-    made = loop.make_loop(setting.objective, solver, like, rtol, setting.squared(atol), max_steps, rounded)
+    made = loop_in_frame(setting, solver, like, rtol, atol, max_steps)
     return loop.fit_one(made, starts) if num_parallel is None else loop.fit_many(made, starts, num_parallel)
 
 

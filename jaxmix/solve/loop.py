@@ -122,7 +122,9 @@ def make_loop(
         # Without the barrier XLA takes log(exp(x)) for x: a scale that overflowed would have a finite loss.
         params = jax.lax.optimization_barrier(solver.params(objective, carry.state))
         params, loss = objective.problem.repair(rounded(params), objective.rows, objective.reduce)
-        status = jnp.where(carry.status == Status.RUNNING, Status.MAX_STEPS, carry.status)
+        # A loop that stops before its steps are over has run out of time.
+        short = jnp.where(carry.num_steps < max_steps, Status.MAX_SECONDS, Status.MAX_STEPS)
+        status = jnp.where(carry.status == Status.RUNNING, short, carry.status)
         return Fit(
             params=params,
             loss=loss,

@@ -14,6 +14,8 @@ from jaxmix.data import Data
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.solve.framed import as_caller, fit_in_frame, framed, moved_rows, num_components
+from jaxmix.solve.parts import in_segments
+from jaxmix.solve.segments import Segments
 from jaxmix.solver import Fit, Objective, Solver, Status
 from jaxmix.streaming import complete, streamed
 from jaxmix.streams import Stream
@@ -30,6 +32,7 @@ def run(
     max_steps: int = 300,
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 0.0,
+    checkpoint: Segments | None = None,
 ) -> Fit:
     r"""Runs a solver from one start until it converges, fails, or the steps run out, in one `while_loop`.
 
@@ -48,6 +51,8 @@ def run(
       max_steps: the most steps, static; 0 evaluates the start.
       rtol: relative tolerance on the loss, non-negative.
       atol: absolute tolerance on the loss per unit of weight, non-negative.
+      checkpoint: a `jaxmix.Checkpoint`, by which the fit runs in segments that outlive its process; None for one
+        program.
 
     Returns:
       A `Fit`. A fit whose loss stops being finite keeps the parameters of that moment and says `NONFINITE`.
@@ -69,6 +74,10 @@ def run(
     start, weighted = as_params(params, data), is_weighted(data)
     problem.validate_params(start, data.x.shape[1])
     frame, rows = moved_rows(problem, num_components(start), data, scale, reduce, weighted=weighted)
+    if checkpoint is not None:
+        common = problem, solver, data, rows, frame, reduce, rtol, atol
+        fits = in_segments(source, [start], common, max_steps, checkpoint)
+        return jax.tree.map(lambda leaf: leaf[0], fits)
     arguments = problem, solver, start, data, rows, frame, reduce, rtol, atol
     return complete(source, arguments, lambda: _run(*arguments, **fixed))
 
@@ -84,6 +93,7 @@ def run_many(
     rtol: ArrayLike = 0.0,
     atol: ArrayLike = 0.0,
     num_parallel: int | None = None,
+    checkpoint: Segments | None = None,
 ) -> Fit:
     """`run` from many starts: every fit with its own status, none costing another anything but time.
 
@@ -102,6 +112,7 @@ def run_many(
       num_parallel: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is;
         one of a `Stream`.
         It changes the results by rounding at most. For a given number, fit i has the same bits for every R.
+      checkpoint: as in `run`; the starts then run one after another.
 
     Returns:
       A `Fit` with a leading axis R on every leaf, in the order of the starts.
@@ -128,6 +139,10 @@ def run_many(
     first = jax.tree.leaves(starts)[0]
     k = first.shape[1] if first.ndim > 1 else 1
     frame, rows = moved_rows(problem, k, data, scale, reduce, weighted=is_weighted(data))
+    if checkpoint is not None:
+        common = problem, solver, data, rows, frame, reduce, rtol, atol
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], starts) for i in range(shapes[0][0])]
+        return in_segments(source, each, common, max_steps, checkpoint)
     arguments = problem, solver, starts, data, rows, frame, reduce, rtol, atol
     return complete(source, arguments, lambda: _run(*arguments, **fixed, num_parallel=num_parallel))
 
