@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxmix import Checkpoint, Status, Stream, io, kmeans, solve
 
 X = blobs(300, 3, 4)
 STARTS = jnp.asarray(X[:12].reshape(3, 4, 3))
-FIXED = {"max_steps": 12}
+FIXED: dict[str, Any] = {"max_steps": 12}
 
 
 class Stopped(Exception):  # noqa: N818
