@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Checkpoint:
         validation.check_int(self.every, "every", least=1)
         if self.path is not None and not isinstance(self.path, (str, os.PathLike)):
             raise ValueError(f"`path` must be a path or None, got {described(self.path)}.")
-        if self.max_seconds is not None and not self.max_seconds >= 0:
+        if self.max_seconds is not None and (not isinstance(self.max_seconds, Real) or not self.max_seconds >= 0):
             raise ValueError(f"`max_seconds` must be at least 0, or None, got {self.max_seconds!r}.")
 
     def load(self, fingerprint: str) -> Any:

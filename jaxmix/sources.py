@@ -96,7 +96,7 @@ def _rows_of(num_features: int) -> int:
 
 def _release(rows: Any) -> None:
     """Lets the system take back the memory of a mapped file whose rows have been copied."""
-    if not isinstance(rows, np.memmap) or rows.mode not in ("r", "r+"):
+    if not isinstance(rows, np.memmap) or rows.mode not in ("r", "r+", "w+"):
         return
     held: Any = rows
     while held is not None and not isinstance(held, mmap.mmap):
@@ -147,6 +147,7 @@ def pieces(batches: Iterable[Batch], size: int, num_features: int, dtype: Any) -
     """
     x, weights, filled = memory.empty((size, num_features), dtype), memory.empty((size,), dtype), 0
     for index, (rows, counts) in enumerate(batches):
+        rows, counts = np.asarray(rows), None if counts is None else np.asarray(counts)
         if rows.ndim != 2 or rows.shape[1] != num_features:
             raise ValueError(f"Batch {index} has shape {rows.shape}, where the others have {num_features} columns.")
         if counts is not None and not np.all(counts):

@@ -30,7 +30,7 @@ class Streamed(Blocks):
       handle: int32 Array of shape (), the stream: one program serves all of one size.
       frame: where rows are moved as they are read; None for where they are.
       length: N, static.
-      part: of how many rows the caller's blocks may be at most, static.
+      part: about how many rows are read at a time, at most N, static.
       size: as of `Blocks`.
     """
 
@@ -56,8 +56,8 @@ class Streamed(Blocks):
     def cut(self, x: Array, weights: Array | None, footprint: Footprint, num_rows: int | None = None) -> Rows:
         """The shapes of the rows that are read at a time, in blocks: no program reads the zeros."""
         num_features = x.shape[1]
-        block = self.rows_per_block(self.length, num_features, footprint, x.dtype.itemsize)
-        num_blocks = max(1, min(self.part, self.length) // block)
+        block = self.rows_per_block(self.part, num_features, footprint, x.dtype.itemsize)
+        num_blocks = -(-self.part // block)
         shape = (num_blocks, block) if num_blocks > 1 else (block,)
         return Rows(jnp.zeros((*shape, num_features), x.dtype), jnp.zeros(shape, x.dtype))
 
@@ -74,7 +74,7 @@ class Streamed(Blocks):
         return added(of_part, -(-self.length // size), shapes, jnp.zeros((), rows.x.dtype))
 
     def epoch(self, key: Array, num_rows: int, batch_size: int) -> Array:
-        """The rows of mini-batches in the order of the stream: reading at random would be slow."""
+        """The numbers of the rows of mini-batches, in the order of the stream: reading at random would be slow."""
         size = min(batch_size, self.length)
         num_batches = -(-self.length // size)
         return jnp.arange(num_batches * size, dtype=jnp.int32).reshape(num_batches, size)
@@ -116,5 +116,5 @@ def complete(rows: Any, arguments: Any, program: Callable[[], Any]) -> Any:
     """
     if not isinstance(rows, Stream):
         return program()
-    check_on_host("a fit of a `Stream`", arguments)
+    check_on_host("Stream", arguments)
     return rows.complete(program)

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxmix import frame, memory, validation
-from jaxmix.arrays import check_on_host
+from jaxmix import arrays, frame, memory, validation
 from jaxmix.data import Data
 from jaxmix.sampling import Reservoir
 from jaxmix.sources import READ_BYTES, Source, ahead, pieces, source_of
 from jaxmix.typing import ArrayLike
+
+MOST_ROWS = 2**31 - 2**25
+"""Rows are counted in 32 bits, those too that fill up the last part."""
 
 CALIBRATION_ROWS = 1024
 """Rows from which a problem takes the scale of its features, as it does of rows in memory."""
@@ -103,10 +105,9 @@ class Stream:
     def data(self) -> Data:
         """One row, the mean, that weighs as much as all."""
         survey = self.survey
-        low, high = survey.low.astype(self.dtype), survey.high.astype(self.dtype)
-        origin = frame.origin_within(low, high, survey.mean)
+        low, high, mean = (each.astype(self.dtype) for each in (survey.low, survey.high, survey.mean))
         total = np.full(1, survey.total, self.dtype)
-        return Data(*map(memory.copied, (survey.mean[None].astype(self.dtype), total, origin)))
+        return Data(*map(memory.copied, (mean[None], total, frame.origin_within(low, high, mean))))
 
     def scale(self) -> Array | None:
         """`frame.scale_of` the rows."""
@@ -134,7 +135,7 @@ class Stream:
           (10, 1)
         """
         validation.check_key(key)
-        check_on_host("sample", key)
+        arrays.check_on_host("sample", key)
         survey = self.survey
         seed = np.asarray(jax.random.key_data(key)).ravel()
         reservoir = Reservoir(num_rows, np.random.default_rng(seed))
@@ -159,7 +160,7 @@ class Stream:
           out: where to write the values, such as `np.memmap` arrays; a pytree as `fn` returns. None for new arrays.
 
         Returns:
-          `out`, or NumPy arrays of shape (N, ...).
+          `out`, or NumPy arrays of a value for each row; beside N there are those of weight 0.
 
         Raises:
           ValueError: for an `out` of another shape.
@@ -191,6 +192,8 @@ class Stream:
             assert waiting is not None
             keep(*waiting)
         if out is not None:
+            if any(len(target) != first for target in jax.tree.leaves(out)):
+                raise ValueError(f"`out` must hold {first} rows, got {[len(each) for each in jax.tree.leaves(out)]}.")
             return out
         whole = [np.concatenate(parts) for parts in zip(*kept, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(waiting[0]), whole)
@@ -202,12 +205,14 @@ class Stream:
           Whatever reading the rows raises.
         """
         with self._lock:
-            self._reader = _Reader(self)
+            self._reader, found = _Reader(self), None
             try:
-                found = jax.block_until_ready(program())
+                found = program()
+                jax.block_until_ready(found)
             except BaseException as error:
-                # The program reads on, in threads of its own: it gets NaN, and ends.
+                # The program reads on, in threads of its own: it gets NaN, and ends. Nobody else may read before.
                 self._reader.error = self._reader.error or error
+                jax.block_until_ready(found)
                 raise
             finally:
                 self._reader.close()
@@ -215,10 +220,10 @@ class Stream:
                 raise self._reader.error
             return found
 
-    def rows_to_read(self, block: int = 1) -> int:
-        """How many rows are read at a time: whole blocks."""
+    def rows_to_read(self) -> int:
+        """About how many rows are read at a time."""
         row = self.num_features * np.dtype(self.dtype).itemsize
-        return block * max(1, min(READ_BYTES // row, self.num_rows) // block)
+        return max(1, min(READ_BYTES // row, self.num_rows))
 
     def _pieces(self, size: int, *, weighted: bool = True) -> Iterator[tuple[np.ndarray, ...]]:
         batches = self._source(size)
@@ -258,11 +263,11 @@ class _Reader:
         assert self._parts is not None
         part = next(self._parts, None)
         num_rows = self._stream.num_rows
-        missing = part is None or np.count_nonzero(part[1]) < min(size, num_rows - first)
-        if part is None or missing or (first + size >= num_rows and next(self._parts, None) is not None):
+        found, expected = 0 if part is None else np.count_nonzero(part[1]), min(size, num_rows - first)
+        if part is None or found != expected or (first + size >= num_rows and next(self._parts, None) is not None):
             raise ValueError(
-                f"The stream had {num_rows} rows at first, and has {'fewer' if missing else 'more'} now. A function of "
-                "batches must return the same rows every time."
+                f"The stream had {num_rows} rows at first, and has {'fewer' if found < expected else 'more'} now. A "
+                "function of batches must return the same rows every time."
             )
         self._place = (first + size, size)
         return part
@@ -287,11 +292,14 @@ def _surveyed(source: Source) -> Survey:
     dtype, num_rows, total, pivot, seen = np.dtype(np.float32), 0, 0.0, None, 0
     low = high = sums = squares = np.zeros(0)
     for index, (rows, counts) in enumerate(source(None)):
-        first, seen = seen, seen + len(rows)
-        if not len(rows) or (counts is not None and np.shape(counts) == (len(rows),) and not np.any(counts)):
-            continue
+        first = seen
         try:
-            data = validation.as_data(rows, counts)
+            x = arrays.as_array(rows, "x")
+            length = x.shape[0] if x.ndim else 1
+            seen += length
+            if not length or (counts is not None and np.shape(counts) == (length,) and not np.any(counts)):
+                continue
+            data = validation.as_data(x, counts)
             if pivot is not None and data.x.shape[1] != len(pivot):
                 raise ValueError(f"`x` has {data.x.shape[1]} columns, but batches before it have {len(pivot)}.")
         except ValueError as error:
@@ -311,6 +319,8 @@ def _surveyed(source: Source) -> Survey:
         reservoir.add(x, weights)
     if pivot is None:
         raise ValueError("The stream has no rows of positive weight.")
+    if num_rows > MOST_ROWS:
+        raise ValueError(f"A stream has at most {MOST_ROWS} rows, got {num_rows}. Give a part of them.")
     with np.errstate(over="ignore", invalid="ignore"):
         cost = float((squares - np.square(sums) / total).sum())
     x, weights = reservoir.sample()

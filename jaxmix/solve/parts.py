@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmix import sharding
-from jaxmix.arrays import check_on_host
+from jaxmix.arrays import check_on_host, described
 from jaxmix.solve.framed import as_caller, framed, loop_in_frame, num_components
 from jaxmix.solve.loop import LoopState
 from jaxmix.solve.segments import Programs, Segments, fingerprint_of, run_segments
@@ -32,10 +32,12 @@ def in_segments(source: Any, starts: list[Params], common: tuple[Any, ...], max_
       A `Fit` with a leading axis.
 
     Raises:
-      ValueError: for traced values, or a reduce that spreads starts.
+      ValueError: for traced values, a reduce that spreads starts, or what is no `Checkpoint`.
     """
     problem, solver, data, _, _, reduce, rtol, atol = common
-    check_on_host("a fit with a `Checkpoint`", starts, common)
+    if not hasattr(segments, "store"):
+        raise ValueError(f"`checkpoint` must be a `jaxmix.Checkpoint` or None, got {described(segments)}.")
+    check_on_host("Checkpoint", starts, common)
     if isinstance(reduce, sharding.Sharded) and reduce.starts is not None:
         raise ValueError("With a `Checkpoint` starts run one after another: leave `starts` of `Sharded` out.")
     seen = source.survey._replace(dtype=None) if isinstance(source, Stream) else data
@@ -54,6 +56,7 @@ def _parts(source: Any, start: Params, common: tuple[Any, ...], max_steps: int) 
         begin=partial(call, _begin),
         advance=partial(call, _advance, start),
         end=partial(call, _end, start),
+        ended=lambda carry: jax.eval_shape(partial(_end, max_steps=max_steps), start, carry, *common),
         is_running=lambda carry: int(carry.status) == Status.RUNNING and int(carry.num_steps) < max_steps,
         passes=partial(call, _passes, start),
     )

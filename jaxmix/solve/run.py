@@ -110,8 +110,8 @@ def run_many(
       rtol: as in `run`.
       atol: as in `run`.
       num_parallel: how many fits are computed side by side, static. None: one on CPU, eight elsewhere, whatever R is;
-        one of a `Stream`.
-        It changes the results by rounding at most. For a given number, fit i has the same bits for every R.
+        one of a `Stream`. It changes the results by rounding at most. For a given number, fit i has the same bits for
+        every R.
       checkpoint: as in `run`; the starts then run one after another.
 
     Returns:

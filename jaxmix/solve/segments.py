@@ -71,6 +71,7 @@ class Programs(NamedTuple):
       begin: from a start to what the loop carries, a `LoopState`.
       advance: from that, and a number of steps, to what it carries so many steps later, or at the end.
       end: from that to a `Fit`.
+      ended: from that to the shapes of the `Fit`.
       is_running: from that to whether another step is due.
       passes: from that to the passes so far.
     """
@@ -78,6 +79,7 @@ class Programs(NamedTuple):
     begin: Callable[[Any], Any]
     advance: Callable[[Any, Any], Any]
     end: Callable[[Any], Fit]
+    ended: Callable[[Any], Fit]
     is_running: Callable[[Any], bool]
     passes: Callable[[Any], Array]
 
@@ -106,15 +108,16 @@ def run_segments(programs: Programs, starts: list[Any], num_rows: int, segments:
     for index in range(len(ended), len(starts)):
         carry = programs.begin(starts[index]) if carry is None else carry
         while programs.is_running(carry) and not is_late():
-            since, before = time.monotonic(), float(programs.passes(carry))
+            since, before = time.monotonic(), carry
             carry = jax.block_until_ready(programs.advance(carry, jnp.int32(segments.every)))
             segments.store(fingerprint, (_numbers(ended), _numbers(carry)))
             if segments.progress is not None:
                 now, passes = time.monotonic(), float(programs.passes(carry))
+                more = passes - float(programs.passes(before))
                 for fit in ended[sum(statuses.values()) :]:
                     name = Status(int(fit.status)).name
                     statuses[name] = statuses.get(name, 0) + 1
-                rate = (passes - before) * num_rows / max(now - since, 1e-9)
+                rate = more * num_rows / max(now - since, 1e-9)
                 told = int(carry.num_steps), passes, float(carry.previous), dict(statuses), now - began, rate
                 segments.progress(Report(index, len(starts), *told))
         ended.append(programs.end(carry))
@@ -138,17 +141,18 @@ def fingerprint_of(*values: Any) -> str:
 
 def _numbers(tree: Any) -> list[np.ndarray]:
     """The leaves of a pytree as NumPy arrays, those of PRNG keys too."""
-    return [
-        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key) else leaf)
-        for leaf in jax.tree.leaves(tree)
-    ]
+    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _restored(stored: Any, programs: Programs, start: Any) -> tuple[list[Fit], Any]:
     """The fits that have ended, and what the next one carries, from stored numbers."""
     ended, running = stored
     like = programs.begin(start)
-    fit = programs.end(like)
+    fit = programs.ended(like)
     size = len(jax.tree.leaves(fit))
     fits = [_filled(fit, ended[first : first + size]) for first in range(0, len(ended), size)]
     return fits, None if running is None else _filled(like, running)
@@ -158,7 +162,7 @@ def _filled(like: Any, numbers: list[Any]) -> Any:
     leaves, structure = jax.tree.flatten(like)
 
     def leaf(old: Array, value: Any) -> Array:
-        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+        if _is_key(old):
             return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(old))
         return jnp.asarray(value, old.dtype)
 
