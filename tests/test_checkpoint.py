@@ -39,7 +39,7 @@ def stopping(after):
     return progress
 
 
-@pytest.mark.parametrize("problem", ["kmeans_blocks", "gmm_full"])
+@pytest.mark.parametrize("problem", ["kmeans_blocks", pytest.param("gmm_full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_is_stopped_and_goes_on_with_the_same_bits(problem, solver, tmp_path):
     case, chosen = PROBLEMS[problem](), SOLVERS[solver].solver

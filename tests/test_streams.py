@@ -58,7 +58,10 @@ def test_every_problem_has_the_fit_of_rows_in_memory(name):
 
 # Those that draw mini-batches draw them in the order of the stream: see below.
 @pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ("stepwise", "stochastic")])
-@pytest.mark.parametrize("problem", [kmeans.KMeans(), EXACT], ids=["kmeans", "mixture"])
+@pytest.mark.parametrize(
+    "problem",
+    [pytest.param(kmeans.KMeans(), id="kmeans"), pytest.param(EXACT, id="mixture", marks=pytest.mark.slow)],
+)
 def test_every_solver_has_the_fit_of_rows_in_memory(problem, name):
     data = as_data(X, WEIGHTS)
     start = data.x[:4] if problem is not EXACT else gmm.start.from_centers(data.x[:4], data, problem=EXACT)
