@@ -6,6 +6,7 @@ from jaxmix import datasets, gmm, interop, io, kmeans, linalg, metrics, mixture,
 from jaxmix.checkpoint import Checkpoint
 from jaxmix.data import Data, Rows
 from jaxmix.fitting import fit, fit_restarts
+from jaxmix.hosts import as_distributed
 from jaxmix.problem import Problem
 from jaxmix.reduction import Blocks
 from jaxmix.sharding import Sharded
@@ -42,6 +43,7 @@ __all__ = [
     "Stream",
     "Subsample",
     "as_data",
+    "as_distributed",
     "datasets",
     "fit",
     "fit_restarts",

@@ -7,6 +7,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxmix import io, validation
 from jaxmix.arrays import described
 from jaxmix.solve.segments import Report
@@ -19,7 +21,8 @@ class Checkpoint:
     Given to `solve.run` or `solve.run_many`. The same call goes on from the file where it is there, and ends with the
     bits of a fit that was never stopped. The file is written beside its place and then renamed, so that a process that
     is killed leaves a whole one. It stays when the fit has ended, and the same call then returns the fit. Starts run
-    one after another.
+    one after another. Of several processes the first writes, and all read, so that the file must be on a disk that all
+    have; and the clock of the first decides.
 
     Attributes:
       path: of the file; None where nothing is saved.
@@ -74,5 +77,6 @@ class Checkpoint:
 
     def store(self, fingerprint: str, state: Any) -> None:
         """Writes a state, whole or not at all."""
-        if self.path is not None:
+        # Of several processes all have the same state.
+        if self.path is not None and jax.process_index() == 0:
             io.save(self.path, {"fingerprint": fingerprint, "state": state})

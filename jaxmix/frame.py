@@ -25,13 +25,12 @@ FOLD = 64
 """Rows side by side whose extremes are taken at once: NumPy is slow along the first axis of a narrow array."""
 
 
-def mean(x: Any, weights: Any, *, spread: bool = False) -> Any:
+def mean(x: Any, weights: Any) -> Any:
     """The weighted mean of the rows.
 
     Args:
       x: Array of shape (N, D), or a NumPy array, of which NumPy takes the mean: this compiles nothing.
       weights: of shape (N,), of the same kind.
-      spread: whether traced rows lie on several devices; others show it.
 
     Returns:
       Array of shape (D,), of the same kind.
@@ -41,7 +40,7 @@ def mean(x: Any, weights: Any, *, spread: bool = False) -> Any:
       [3.0]
     """
     if not isinstance(x, np.ndarray):
-        return (_mean_over_devices if spread or devices.rows_of(x) else _mean_on_device)(x, weights)
+        return (_mean_over_devices if devices.rows_of(x) else _mean_on_device)(x, weights)
     pivot = x[np.argmax(weights > 0)]
     share = weights / weights.sum()
     size = max(1, MEAN_BLOCK // x.shape[1])
@@ -239,12 +238,13 @@ def unit_of(sizes: Array) -> Array:
 def exact_origin(x: Any, weights: Any, *, spread: bool = False) -> Any:
     """In each feature the mean of the rows where subtracting it from every row is exact; 0 elsewhere.
 
-    It is exact where every row lies between half and twice the mean.
+    It is exact where every row lies between half and twice the mean. Of rows on several devices it is the middle of
+    their range: a mean would be rounded otherwise for every number of devices.
 
     Args:
       x: Array of shape (N, D), or a NumPy array.
       weights: of shape (N,), of the same kind.
-      spread: as in `mean`.
+      spread: whether traced rows lie on several devices; others show it.
 
     Returns:
       Array of shape (D,), of the same kind.
@@ -264,7 +264,8 @@ def exact_origin(x: Any, weights: Any, *, spread: bool = False) -> Any:
     low, high = x.min(axis=0), x.max(axis=0)
     if on_host and not _may_be_exact(low, high).any():
         return np.zeros(x.shape[1], x.dtype)
-    return origin_within(low, high, mean(x, weights, spread=spread))
+    center = low / 2 + high / 2 if spread or devices.rows_of(x) is not None else mean(x, weights)
+    return origin_within(low, high, center)
 
 
 def origin_within(low: Any, high: Any, center: Any) -> Any:

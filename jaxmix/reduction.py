@@ -170,6 +170,11 @@ class Blocks:
         return 1
 
     @property
+    def num_slots(self) -> int:
+        """In how many shares the rows at hand are summed, each by itself."""
+        return 1
+
+    @property
     def own(self) -> "Blocks":
         """The sums over rows that are in the memory of every device."""
         return self
@@ -181,6 +186,14 @@ class Blocks:
     def total(self, stats: Stats) -> Stats:
         """Statistics of the rows at hand as those of all rows: here they are."""
         return stats
+
+    def sums(self, fn: Callable[..., Stats], *values: Array) -> Stats:
+        """The statistics `fn(*values)` of arrays of shape (N, ...), uncut, that have the rows at hand: of all rows."""
+        return self.total(fn(*values))
+
+    def num_counted(self, x: Array) -> int:
+        """The number of rows by which a problem chooses among its ways, where those of `x` (..., D) are at hand."""
+        return x.size // x.shape[-1]
 
     def __call__(self, fn: Callable[[Any, Rows], Stats], prepared: Any, rows: Rows) -> Stats:
         """The merged values of `fn(prepared, block)` over the blocks of `rows`, which `cut` returned."""

@@ -88,7 +88,9 @@ def stratified(key: Array, data: Data, num_rows: int, *, weighted: bool = True, 
     return _collected(data, data.x[rows], data.weights[rows] * sizes.astype(data.weights.dtype), own, axis)
 
 
-def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Axes | None = None) -> Data:
+def proportional(
+    key: Array, data: Data, mass: Array, num_rows: int, *, axis: Axes | None = None, slots: int = 1
+) -> Data:
     r"""One row out of each of as many strata: rows that follow each other, of the same mass together.
 
     A row is drawn from its stratum in proportion to its mass q. Its weight makes sums over the sample unbiased:
@@ -103,6 +105,7 @@ def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Ax
       mass: Array of shape (N,), positive where the weight is, and 0 where the weight is 0.
       num_rows: how many to draw.
       axis: as in `stratified`.
+      slots: into how many shares N is divided, within each of which masses are summed by themselves.
 
     Returns:
       `Data` of `num_rows` rows, in their order.
@@ -117,28 +120,34 @@ def proportional(key: Array, data: Data, mass: Array, num_rows: int, *, axis: Ax
       [1.0, 3.0]
     """
     # In two levels, so that the sum of many masses does not hide one: of blocks, and within a block.
-    size = mass.shape[0]
+    size = mass.shape[0] // slots
     width = _root(size)
-    within = jnp.cumsum(jnp.pad(mass, (0, -size % width)).reshape(-1, width), axis=1)
-    blocks = jnp.cumsum(within[:, -1])
-    # The sums of the devices up to each one: a height belongs to one of them, as all of them see it.
-    ends = blocks[-1:] if axis is None else jnp.cumsum(jax.lax.all_gather(blocks[-1], axis))
-    device = 0 if axis is None else jax.lax.axis_index(axis)
+    padded = jnp.pad(mass.reshape(slots, size), ((0, 0), (0, -size % width)))
+    within = jnp.cumsum(padded.reshape(slots, -1, width), axis=2)
+    blocks = jnp.cumsum(within[:, :, -1], axis=1)
+    # The sums of the slots of all devices up to each one: a height belongs to one of them, as all devices see it.
+    every = blocks[:, -1] if axis is None else jax.lax.all_gather(blocks[:, -1], axis, tiled=True)
+    ends = jnp.cumsum(every)
+    first = 0 if axis is None else jax.lax.axis_index(axis) * slots
     total = ends[-1]
     index = jnp.arange(num_rows, dtype=jnp.int32)
     places, fine = jax.random.uniform(key, (2, num_rows), mass.dtype)
     heights = jnp.minimum((index + places) * (total / num_rows), jnp.nextafter(total, jnp.zeros_like(total)))
     owners = jnp.searchsorted(ends[:-1], heights, side="right")
-    heights = heights - (ends[device] - blocks[-1])
-    block = jnp.searchsorted(blocks, heights, side="right").astype(jnp.int32).clip(0, blocks.shape[0] - 1)
+    heights = heights - (ends[owners] - every[owners])
+    own = owners.astype(jnp.int32) - first
+    slot = own.clip(0, slots - 1)
+    block = jnp.sum(blocks[slot] <= heights[:, None], axis=1, dtype=jnp.int32).clip(0, blocks.shape[1] - 1)
     # The digits that a height lacks beside the sum of all masses are drawn by themselves.
-    left = heights - (blocks[block] - within[block, -1]) + fine * jnp.finfo(mass.dtype).eps * total
-    place = jnp.sum(within[block] <= left[:, None], axis=1, dtype=jnp.int32).clip(0, width - 1)
-    rows = (block * width + place).clip(0, size - 1)
+    left = heights - (blocks[slot, block] - within[slot, block, -1]) + fine * jnp.finfo(mass.dtype).eps * total
+    place = jnp.sum(within[slot, block] <= left[:, None], axis=1, dtype=jnp.int32).clip(0, width - 1)
+    rows = slot * size + (block * width + place).clip(0, size - 1)
     # By rounding a height may lie above every sum: a row without mass is never taken.
-    rows = jnp.where(mass[rows] > 0, rows, jnp.argmax(mass).astype(jnp.int32))
+    largest = slot * size + jnp.argmax(mass.reshape(slots, size), axis=1).astype(jnp.int32)[slot]
+    rows = jnp.where(mass[rows] > 0, rows, largest)
     weights = data.weights[rows] * (total / num_rows / mass[rows])
-    return _collected(data, data.x[rows], weights, None if axis is None else owners == device, axis)
+    is_own = None if axis is None else (own >= 0) & (own < slots)
+    return _collected(data, data.x[rows], weights, is_own, axis)
 
 
 class Reservoir:

@@ -13,10 +13,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxmix import arrays, devices, frame
 from jaxmix.arrays import is_merged
 from jaxmix.data import Data, Rows
-from jaxmix.merging import merge
+from jaxmix.merging import added, in_pairs, merge
 from jaxmix.pytree import choice, static
-from jaxmix.reduction import Blocks
+from jaxmix.reduction import Blocks, Footprint, flat
 from jaxmix.typing import Stats
+
+LAST_PARTS = 4
+"""So many sums, or one of each device, are left for the last loop of `Sharded(deterministic=True)`."""
+
+SLOTS = 64
+"""The shares of all rows whose sums are added in one order, on any number of devices that divides this one."""
 
 
 @choice
@@ -40,9 +46,14 @@ class Sharded(Blocks):
       axis: the axis of the mesh, or axes, that the rows are spread over, static. None: every device has all rows.
       starts: the axis that the starts of many fits are spread over, static; None for none.
       size: as of `Blocks`.
+      deterministic: whether the same rows give the same bits on 1, 2, 4, 8, 16, 32 and 64 devices of one kind, static.
+        All rows are then cut into 64 shares, of which a device has some; sums within a share are taken by blocks, and
+        those of the shares added in a fixed order. A pass gathers what each device has, so that the bytes it moves grow
+        with the devices, and statistics are held for each share of a device at once.
 
     Raises:
-      ValueError: when it is used, for axes that the mesh does not have, or one that is named twice.
+      ValueError: when it is used, for axes that the mesh does not have, or one that is named twice; for `deterministic`
+        on another number of devices.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,6 +68,7 @@ class Sharded(Blocks):
     axis: devices.Axes | None = static(default="rows")
     starts: str | None = static(default=None, kw_only=True)
     size: int | None = static(default=None, kw_only=True)
+    deterministic: bool = static(default=False, kw_only=True)
 
     def validate(self) -> None:
         """Rejects a mesh that is none, and axes that it does not have."""
@@ -73,6 +85,10 @@ class Sharded(Blocks):
                 f"`axis` and `starts` of `Sharded` must name different axes of its mesh, {self.mesh.axis_names}, got "
                 f"{self.axis!r} and {self.starts!r}."
             )
+        if self.deterministic and SLOTS % self.num_parts:
+            raise ValueError(
+                f"`deterministic` needs rows spread over 1, 2, 4, 8, 16, 32 or {SLOTS} devices, got {self.num_parts}."
+            )
 
     @property
     def num_parts(self) -> int:
@@ -80,17 +96,88 @@ class Sharded(Blocks):
         return devices.parts_of(self.mesh, self.axis)
 
     @property
+    def num_slots(self) -> int:
+        """In how many shares a device sums its rows, each by itself."""
+        return SLOTS // self.num_parts if self.deterministic else 1
+
+    @property
     def own(self) -> Blocks:
         """The sums over the rows of one device, or of rows that every device has."""
         return Blocks(self.size)
+
+    def num_counted(self, x: Array) -> int:
+        """The rows of a device; of all devices where their number must not matter."""
+        return super().num_counted(x) * (self.num_parts if self.deterministic else 1)
 
     def own_key(self, key: Array) -> Array:
         """A key for each device, from one that all have."""
         return key if self.num_parts == 1 else jax.random.fold_in(key, jax.lax.axis_index(self.axis))
 
+    def cut(self, x: Array, weights: Array | None, footprint: Footprint, num_rows: int | None = None) -> Rows:
+        """The rows of one device as blocks; of a share of them after another, if `deterministic`."""
+        if not self.deterministic:
+            return super().cut(x, weights, footprint, num_rows)
+        num_rows = (x.shape[0] if num_rows is None else num_rows) // self.num_slots
+        size = min(num_rows, self.rows_per_block(num_rows, x.shape[1], footprint, x.dtype.itemsize))
+        missing = -num_rows % size
+
+        def fold(values: Array, **filling: Any) -> Array:
+            shares = values[: num_rows * self.num_slots].reshape(self.num_slots, num_rows, *values.shape[1:])
+            filled = jnp.pad(shares, ((0, 0), (0, missing), *((0, 0),) * (values.ndim - 1)), **filling)
+            return filled.reshape(-1, size, *values.shape[1:])
+
+        weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
+        return Rows(fold(x, mode="edge"), fold(weights))
+
     def __call__(self, fn: Callable[[Any, Rows], Stats], prepared: Any, rows: Rows) -> Stats:
         """The merged values over the rows of all devices; called on each device with its own rows."""
-        return self.total(super().__call__(fn, prepared, rows))
+        if not self.deterministic:
+            return self.total(super().__call__(fn, prepared, rows))
+        num_blocks = rows.x.shape[0] // self.num_slots
+        # Differentiated in reverse, a block is computed again rather than stored.
+        fn = jax.checkpoint(fn)
+
+        def of_slot(slot: Array) -> Stats:
+            def of_block(index: Array) -> Stats:
+                return fn(prepared, jax.tree.map(lambda leaf: leaf[slot * num_blocks + index], rows))
+
+            if num_blocks == 1:
+                return of_block(jnp.int32(0))
+            shapes = jax.eval_shape(of_block, jnp.int32(0))
+            return added(of_block, num_blocks, shapes, jnp.zeros_like(rows.x, shape=()))
+
+        return self._total_of_slots(jax.lax.map(of_slot, jnp.arange(self.num_slots, dtype=jnp.int32)))
+
+    def sums(self, fn: Callable[..., Stats], *values: Array) -> Stats:
+        """`fn(*values)` of the rows of one device, uncut, as the statistics of all."""
+        if not self.deterministic:
+            return super().sums(fn, *values)
+        shares = [each.reshape(self.num_slots, -1, *each.shape[1:]) for each in values]
+        return self._total_of_slots(jax.lax.map(lambda share: fn(*share), shares))
+
+    def epoch(self, key: Array, num_rows: int, batch_size: int) -> Array:
+        """The rows of one epoch's batches: each device draws from its own, or each share does."""
+        if not self.deterministic:
+            return super().epoch(key, num_rows, batch_size)
+        num_rows //= self.num_slots
+        size = min(-(-batch_size // SLOTS), num_rows)
+        num_batches = -(-num_rows // size)
+        slots = jnp.arange(self.num_slots, dtype=jnp.int32)
+        device = 0 if self.num_parts == 1 else jax.lax.axis_index(self.axis)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, device * self.num_slots + slots)
+        order = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys) + num_rows * slots[:, None]
+        drawn = order[:, jnp.arange(num_batches * size) % num_rows].reshape(-1, num_batches, size)
+        return jnp.swapaxes(drawn, 0, 1).reshape(num_batches, -1)
+
+    def take(self, rows: Rows, indices: Array, num_rows: int) -> tuple[Rows, Blocks]:
+        """Some rows of each device, as many of each of its shares."""
+        if not self.deterministic:
+            return super().take(rows, indices, num_rows)
+        x, weights = flat(rows)
+        assert weights is not None  # `cut` has made them
+        per_slot = num_rows // self.num_slots
+        places = (indices // per_slot * (x.shape[0] // self.num_slots) + indices % per_slot).reshape(self.num_slots, -1)
+        return Rows(x[places], weights[places] * jnp.asarray(num_rows / indices.shape[0], x.dtype)), self
 
     def total(self, stats: Stats) -> Stats:
         """The statistics of all devices together, on each of them."""
@@ -118,17 +205,43 @@ class Sharded(Blocks):
 
         return jax.tree.unflatten(structure, [merged(*pair) for pair in zip(nodes, received, strict=True)])
 
+    def _total_of_slots(self, stats: Stats) -> Stats:
+        """The statistics of all shares of all devices, with a leading axis for those of one device."""
+        # A device leaves so many that the last sums are a loop of two turns or more, on any number of devices: what
+        # follows a loop is compiled apart from it, and so is rounded alike.
+        num_left = max(1, LAST_PARTS // self.num_parts)
+        for _ in range((self.num_slots // num_left).bit_length() - 1):
+            stats = in_pairs(stats)
+        if self.num_parts > 1:
+            stats = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), _all_gathered(stats, self.axis))
+
+        def fold(_: int, stats: Stats) -> Stats:
+            return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), in_pairs(stats))
+
+        num_turns = (num_left * self.num_parts).bit_length() - 1
+        return jax.tree.map(lambda leaf: leaf[0], jax.lax.fori_loop(0, num_turns, fold, stats))
+
 
 def _all_reduced(tree: Any, axes: Any) -> Any:
     """The sum of a pytree over devices: one all-reduce for each dtype."""
+    return _packed(tree, lambda numbers: jax.lax.psum(numbers, axes))
+
+
+def _all_gathered(tree: Any, axes: Any) -> Any:
+    """What all devices have, with a leading axis for them: one all-gather for each dtype."""
+    return _packed(tree, lambda numbers: jax.lax.all_gather(numbers, axes))
+
+
+def _packed(tree: Any, collective: Callable[[Array], Array]) -> Any:
+    """A collective of all leaves of one dtype as one vector; it may put axes before that of the vector."""
     leaves, structure = jax.tree.flatten(tree)
     found: list[Any] = [None] * len(leaves)
     for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
         places = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
-        packed = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in places]), axes)
+        packed = collective(jnp.concatenate([leaves[i].ravel() for i in places]))
         ends = np.cumsum([leaves[i].size for i in places])[:-1]
-        for i, part in zip(places, jnp.split(packed, ends), strict=True):
-            found[i] = part.reshape(leaves[i].shape)
+        for i, part in zip(places, jnp.split(packed, ends, axis=-1), strict=True):
+            found[i] = part.reshape(*part.shape[:-1], *leaves[i].shape)
     return jax.tree.unflatten(structure, found)
 
 
@@ -148,7 +261,7 @@ def placed(reduce: Blocks, data: Data) -> tuple[Blocks, Data]:
         return reduce, data
     sharding: Any = NamedSharding(devices.automatic(reduce.mesh), PartitionSpec(reduce.axis))
     reduce = dataclasses.replace(reduce, mesh=sharding.mesh)
-    missing = -data.x.shape[0] % reduce.num_parts
+    missing = -data.x.shape[0] % (reduce.num_parts * reduce.num_slots)
 
     def put(values: Array, **filling: Any) -> Array:
         if missing:
@@ -157,13 +270,17 @@ def placed(reduce: Blocks, data: Data) -> tuple[Blocks, Data]:
             return jax.device_put(values, sharding)
         return jax.lax.with_sharding_constraint(values, sharding)
 
+    def moved() -> Data:
+        # Validation takes another way to the origin of rows that are together, or traced: it does not see where.
+        again = reduce.deterministic or not arrays.is_concrete(data.x, data.weights)
+        origin = frame.exact_origin(data.x, data.weights, spread=True) if again else data.origin
+        return Data(put(data.x, mode="edge"), put(data.weights), origin, data.scale)
+
+    if not arrays.is_concrete(data.x, data.weights):
+        return reduce, moved()
     # Under jit even operations on concrete arrays are staged, unless evaluated here.
-    if arrays.is_concrete(data.x, data.weights):
-        with jax.ensure_compile_time_eval():
-            return reduce, data._replace(x=put(data.x, mode="edge"), weights=put(data.weights))
-    # Validation, which does not see where traced rows are, takes another way to the same point.
-    origin = frame.exact_origin(data.x, data.weights, spread=True)
-    return reduce, Data(put(data.x, mode="edge"), put(data.weights), origin, data.scale)
+    with jax.ensure_compile_time_eval():
+        return reduce, moved()
 
 
 def spread(reduce: Blocks, fn: Callable[..., Any], *args: Any) -> Any:

@@ -53,6 +53,10 @@ class Streamed(Blocks):
         """N."""
         return self.length
 
+    def num_counted(self, x: Array) -> int:
+        """N."""
+        return self.length
+
     def cut(self, x: Array, weights: Array | None, footprint: Footprint, num_rows: int | None = None) -> Rows:
         """The shapes of the rows that are read at a time, in blocks: no program reads the zeros."""
         num_features = x.shape[1]

@@ -162,15 +162,14 @@ def seen(
         rows of a large cost are then sampled more often, and weigh less. None for a loss of another kind.
     """
     parts, axis = (reduce.num_parts, reduce.axis) if isinstance(reduce, Sharded) else (1, None)
-    if plan is None and parts == 1:
+    if plan is None and parts * reduce.num_slots == 1:
         return data
     num_rows = min(parts * data.x.shape[0], max(LEAST_ROWS, ROWS_FOR_EACH * k)) if plan is None else plan.num_rows
-    key, axis = jax.random.fold_in(key, SAMPLED), axis if parts > 1 else None
+    key, axis, slots = jax.random.fold_in(key, SAMPLED), axis if parts > 1 else None, reduce.num_slots
     if moved is None or plan is None:
         return sampling.stratified(key, data, num_rows, weighted=weighted, axis=axis)
-    return sampling.proportional(
-        key, data, _shares(moved[: data.x.shape[0]], data.weights, reduce), num_rows, axis=axis
-    )
+    shares = _shares(moved[: data.x.shape[0]], data.weights, reduce)
+    return sampling.proportional(key, data, shares, num_rows, axis=axis, slots=slots)
 
 
 def _shares(x: Array, weights: Array, reduce: Any) -> Array:
@@ -179,9 +178,13 @@ def _shares(x: Array, weights: Array, reduce: Any) -> Array:
     References:
       Bachem, Lucic and Krause (2018), algorithm 1: lightweight coresets.
     """
-    weight, total = reduce.total((jnp.sum(weights), linalg.dot(weights[None], x)[0]))
+
+    def of_share(weights: Array, x: Array) -> tuple[Array, Array]:
+        return jnp.sum(weights), linalg.dot(weights[None], x)[0]
+
+    weight, total = reduce.sums(of_share, weights, x)
     costs = weights * jnp.sum(jnp.square(x - (total / weight)[None]), axis=1)
-    cost = reduce.total(jnp.sum(costs))
+    cost = reduce.sums(jnp.sum, costs)
     return weights / weight + linalg.safe_divide(costs, cost)
 
 

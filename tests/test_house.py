@@ -43,6 +43,7 @@ RANKS = {
     "subsampling": 5,
     "devices": -1,
     "sharding": 4,
+    "hosts": 5,
     "local_search": 4,
     "validation": 2,
     "problem": 4,

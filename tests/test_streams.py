@@ -116,7 +116,10 @@ def test_many_starts_and_the_loss_alone():
         solve.run_many(kmeans.KMeans(), solve.EM(), starts, stream, num_parallel=2)
 
 
-@pytest.mark.parametrize("function", [kmeans.fit, gmm.fit], ids=["kmeans", "gmm"])
+@pytest.mark.parametrize(
+    "function",
+    [pytest.param(kmeans.fit, id="kmeans"), pytest.param(gmm.fit, id="gmm", marks=pytest.mark.slow)],
+)
 def test_a_fit_from_a_key_finds_the_clusters_and_is_its_own_loss(function):
     x = blobs(6000, 2, 3, spread=20.0)
     stream = Stream(batches(x, size=999))
@@ -130,6 +133,7 @@ def test_a_fit_from_a_key_finds_the_clusters_and_is_its_own_loss(function):
     assert found.num_passes > found.num_steps
 
 
+@pytest.mark.slow
 def test_starts_that_are_given():
     stream = Stream(X, weights=WEIGHTS)
     data = as_data(X, WEIGHTS)

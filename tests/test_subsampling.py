@@ -261,6 +261,7 @@ def test_centers_may_be_off():
     np.testing.assert_allclose(found.loss, kmeans.fit(KEY, X, 4, restarts=64, subsample=None).loss, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 @pytest.mark.parametrize("unit", [1.0, 2.0**-20])
 def test_a_mixture_is_fitted_in_any_units(offset, unit):
@@ -271,6 +272,7 @@ def test_a_mixture_is_fitted_in_any_units(offset, unit):
     np.testing.assert_allclose(means, np.asarray(base.params.means)[base_order], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_prior_counts_as_much_on_a_sample():
     # One row stands for many: the mode of a sample that repeats all rows is the mode of all.
     rows = np.repeat(blobs(60, 2, 2), 20, axis=0)
@@ -283,7 +285,13 @@ def test_a_prior_counts_as_much_on_a_sample():
     assert found.num_steps <= 2
 
 
-@pytest.mark.parametrize("solver", [solve.Squarem(), solve.Anderson()], ids=["squarem", "anderson"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(solve.Squarem(), id="squarem", marks=pytest.mark.slow),
+        pytest.param(solve.Anderson(), id="anderson"),
+    ],
+)
 def test_every_problem_and_solver_runs(solver):
     counts = np.random.default_rng(0).poisson(np.repeat([[1.0], [9.0]], 300, axis=0))
     model = mixture.MixtureModel(mixture.Poisson())

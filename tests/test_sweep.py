@@ -33,6 +33,7 @@ def large():
     return executable(*arguments)
 
 
+@pytest.mark.slow
 def test_a_large_sweep_is_one_program_and_equals_single_fits(large):
     assert large.names == ("k", "regularization", "restart")
     assert large.shape == (10, 3, 32)
@@ -122,6 +123,7 @@ def test_traced_settings_of_a_solver_a_prior_and_an_assignment_can_be_axes():
     np.testing.assert_allclose(swept.fits.loss[1, 0, 1], annealed(1.0, 0.01, 1.0).loss, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_collapsing_restart_leaves_the_others_bit_equal():
     centers = seeding.starts(KEY, as_data(X), 3, restarts=3)
     good = jax.vmap(lambda u: gmm.start.from_centers(u, X, problem=EXACT))(centers)
@@ -138,7 +140,8 @@ def test_one_collapsing_restart_leaves_the_others_bit_equal():
     assert solve.best(with_bad).loss == with_bad.loss[others].min()
 
 
-@pytest.mark.parametrize("num_parallel", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_parallel", [1, 3])
 def test_mixtures_equal_single_fits(num_parallel):
     options: Any = {"weights": 1 + np.arange(60.0) % 3, "restarts": 2, "init": seeding.maximin, **FIXED}
     ks, noise = [1, 3], np.array([1e-6, 1e-1])

@@ -134,7 +134,7 @@ class KMeans(Problem):
         # Another class may have other steps.
         if type(self) is not KMeans:
             return self
-        many = rows.x.size >= QUICK_ROWS * rows.x.shape[-1] and jax.default_backend() == "cpu"
+        many = reduce.num_counted(rows.x) >= QUICK_ROWS and jax.default_backend() == "cpu"
         return KMeans(self.empty, reduce(_squares, None, rows) if many else None)
 
     def is_movable(self, frame: Frame) -> bool:

@@ -42,7 +42,7 @@ def from_centers(model: Any, centers: Array, active: Array, data: Data, reduce: 
       data: the rows.
       reduce: sums over rows.
     """
-    num_differences = reduce.num_rows(data.x.shape[0]) * centers.size
+    num_differences = reduce.num_counted(data.x) * centers.size
     nearest_of = _nearest_as_written if num_differences <= FEW else _nearest
     return _maximized(model, nearest_of, active, data, reduce, centers=jnp.where(active[:, None], centers, jnp.inf))
 

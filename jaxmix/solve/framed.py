@@ -115,7 +115,7 @@ def framed(problem: Problem, k: int, data: Data, rows: Rows, frame: Frame | None
     inner = problem if frame is None else _moved(problem, None, frame)[0]
     num_rows, reduce = reduce.num_rows(data.x.shape[0]), reduce.within(frame)
     cut = reduce.cut(rows.x, rows.weights, inner.footprint(k, data.x.shape[1]), num_rows)
-    total = reduce.total(jnp.sum(data.weights))
+    total = reduce.sums(jnp.sum, data.weights)
     return Framed(Objective(inner.bind(cut, reduce), cut, total, reduce, num_rows), problem, frame)
 
 

@@ -1,6 +1,7 @@
 """Fits in segments: between them the host saves what the solver carries, reports, and looks at the clock."""
 
 import hashlib
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmix import devices
 from jaxmix.solver import Fit
 from jaxmix.status import Status
 
@@ -98,12 +100,15 @@ def run_segments(programs: Programs, starts: list[Any], num_rows: int, segments:
       A `Fit` with a leading axis. Those that the seconds did not suffice for have the status `MAX_SECONDS`.
     """
     began = time.monotonic()
-    stored = segments.load(fingerprint)
+    stored = _loaded(segments, fingerprint)
     ended, carry = ([], None) if stored is None else _restored(stored, programs, starts[0])
     statuses: dict[str, int] = {}
 
     def is_late() -> bool:
-        return segments.max_seconds is not None and time.monotonic() - began >= segments.max_seconds
+        if segments.max_seconds is None:
+            return False
+        # By the clock of the first process: all must end at one step.
+        return bool(devices.of_all_processes(np.array(time.monotonic() - began >= segments.max_seconds))[0])
 
     for index in range(len(ended), len(starts)):
         carry = programs.begin(starts[index]) if carry is None else carry
@@ -127,16 +132,36 @@ def run_segments(programs: Programs, starts: list[Any], num_rows: int, segments:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *ended)
 
 
+def _loaded(segments: Segments, fingerprint: str) -> Any:
+    stored = segments.load(fingerprint)
+    digest = hashlib.blake2b(digest_size=16)
+    for number in [] if stored is None else _numbers(stored):
+        digest.update(np.ascontiguousarray(number).reshape(-1).view(np.uint8).data)
+    every = devices.of_all_processes(np.frombuffer(digest.digest(), np.uint32))
+    if (every != every[0]).any():
+        raise ValueError("Processes have read different files: the path of a `Checkpoint` must be one file for all.")
+    return stored
+
+
 def fingerprint_of(*values: Any) -> str:
     """A digest of pytrees: equal where structures, dtypes, shapes and all bits are."""
     leaves, structure = jax.tree.flatten(values)
     # Functions are written with where they are in memory.
     words = re.sub(r" at 0x[0-9a-f]+", "", str(structure))
     digest = hashlib.blake2b(words.encode(), digest_size=16)
-    for number in _numbers(leaves):
+    for number in itertools.chain.from_iterable(map(_parts_here, leaves)):
         digest.update(f"{number.dtype}{number.shape}".encode())
         digest.update(np.ascontiguousarray(number).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    # Each process has seen its own rows.
+    every = devices.of_all_processes(np.frombuffer(digest.digest(), np.uint32))
+    return digest.hexdigest() if len(every) == 1 else hashlib.blake2b(every.tobytes(), digest_size=16).hexdigest()
+
+
+def _parts_here(leaf: Any) -> list[np.ndarray]:
+    """An array that is not a key, in the parts that this process has."""
+    if isinstance(leaf, Array) and not leaf.is_fully_addressable:
+        return [np.asarray(shard.data) for shard in leaf.addressable_shards]
+    return _numbers(leaf)
 
 
 def _numbers(tree: Any) -> list[np.ndarray]:

@@ -186,6 +186,7 @@ def test_a_row_of_weight_zero_in_data_does_not_widen_the_noise():
     np.testing.assert_allclose(jax.jit(gmm.noise_floor)(data), gmm.noise_floor(CLUSTERS), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_wide_prior_or_noise_beside_narrow_rows_is_within_range():
     x = (1e-20 * CLUSTERS[:, :2]).astype(np.float32)
     prior = gmm.NormalInverseWishart(jnp.zeros(2), 0.01, 4.0, jnp.eye(2))

@@ -10,8 +10,12 @@ from models import with_one_off
 from jaxmix import Solver, Status, solve
 from jaxmix.pytree import choice
 
+QUICK = ("kmeans", "poisson_mixture", "gmm_full", "lines")
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+
+@pytest.mark.parametrize(
+    "problem", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in PROBLEMS if name not in QUICK)]
+)
 def test_a_damped_solver_has_a_trace_without_a_jump_at_its_end(problem):
     case = PROBLEMS[problem]()
     damped = DAMPED.Damped(0.5)

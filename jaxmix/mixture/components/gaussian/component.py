@@ -255,7 +255,7 @@ class Gaussian(Component):
 
     def bind(self, rows: Rows, reduce: Any) -> "Gaussian":
         """By products of features where the whole fit has many rows, on CPU: elsewhere both ways take the same time."""
-        many = rows.x.size >= quadratic.LEAST_ROWS * rows.x.shape[-1] and jax.default_backend() == "cpu"
+        many = reduce.num_counted(rows.x) >= quadratic.LEAST_ROWS and jax.default_backend() == "cpu"
         return dataclasses.replace(self, by_products=many)
 
     def moved(self, params: Normal | None, frame: Frame) -> "tuple[Gaussian, Normal | None]":

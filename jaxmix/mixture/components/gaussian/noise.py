@@ -88,15 +88,8 @@ def scales(data: Data) -> tuple[Array, Array]:
     Where a feature is constant they are equal.
     """
     dtype = data.x.dtype
-    if not validation.is_concrete(data):
-        rows, weights = _chosen(data.weights, jnp)
-        least = _least_share(jnp.sum(data.weights), dtype, jnp)
-        there, x = (data.weights > 0)[:, None], least * data.x
-        ranges = jnp.max(x, axis=0, where=there, initial=-jnp.inf) - jnp.min(x, axis=0, where=there, initial=jnp.inf)
-        features = linalg.fill_absent(data.x[rows], weights).T
-        unit = unit_of(_sizes(features, jnp))
-        robust, standard = _scales(features * unit[:, None], weights, ranges * unit, jnp)
-        return _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, jnp)
+    if not validation.is_concrete(data) or not data.x.is_fully_addressable:
+        return _scales_compiled(data)
     with jax.ensure_compile_time_eval():
         x = memory.on_host(data.x)
         counts = np.asarray(memory.on_host(data.weights))
@@ -110,6 +103,20 @@ def scales(data: Data) -> tuple[Array, Array]:
         robust, standard = _scales(features * unit[:, None], weights, (least * high - least * low) * unit, np)
         spread, deviation = _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, np)
         return memory.copied(spread), memory.copied(deviation)
+
+
+# Of rows that are traced, or that other processes have.
+@jax.jit
+def _scales_compiled(data: Data) -> tuple[Array, Array]:
+    dtype = data.x.dtype
+    rows, weights = _chosen(data.weights, jnp)
+    least = _least_share(jnp.sum(data.weights), dtype, jnp)
+    there, x = (data.weights > 0)[:, None], least * data.x
+    ranges = jnp.max(x, axis=0, where=there, initial=-jnp.inf) - jnp.min(x, axis=0, where=there, initial=jnp.inf)
+    features = linalg.fill_absent(data.x[rows], weights).T
+    unit = unit_of(_sizes(features, jnp))
+    robust, standard = _scales(features * unit[:, None], weights, ranges * unit, jnp)
+    return _of_every_feature(robust.astype(dtype) / unit, standard.astype(dtype) / unit, features, jnp)
 
 
 def _least_share(total: Any, dtype: Any, numpy: Any) -> Any:
