@@ -1,5 +1,6 @@
 """Rows of several processes, each of which has some: as one array over all their devices."""
 
+import functools
 import math
 from typing import Any
 
@@ -82,5 +83,6 @@ def as_distributed(x: ArrayLike, weights: ArrayLike | None = None, *, mesh: Mesh
     return Data(rows, counts, _origin(NamedSharding(sharding.mesh, PartitionSpec()))(rows, counts))
 
 
+@functools.lru_cache(maxsize=16)
 def _origin(everywhere: NamedSharding) -> Any:
     return jax.jit(lambda x, weights: frame.exact_origin(x, weights, spread=True), out_shardings=everywhere)

@@ -96,6 +96,9 @@ CALLS: dict[str, Any] = {
     "fit": lambda g: jaxmix.fit(KMEANS, g.key, **g.weighted, k=K, **FEW, **g.tolerances),
     "fit_restarts": lambda g: jaxmix.fit_restarts(KMEANS, g.key, **g.weighted, k=K, **FEW, **g.tolerances),
     "as_data": lambda g: g.data,
+    "as_distributed": lambda g: jaxmix.as_distributed(
+        **g.weighted, mesh=jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    ),
     "kmeans.fit": lambda g: kmeans.fit(g.key, **g.weighted, k=K, **FEW, **g.tolerances),
     "kmeans.fit, centers": lambda g: kmeans.fit(g.key, g.x, K, init=g.centers, max_steps=3),
     "kmeans.fit_restarts": lambda g: g.fits,
@@ -183,6 +186,7 @@ CALLS: dict[str, Any] = {
     "interop.from_sklearn, K-means": lambda g: interop.from_sklearn(KMeans(K).fit(g.x)),
     "interop.to_sklearn": lambda g: interop.to_sklearn(g.params, g.x).means_,
     "merging.merge": lambda g: merging.merge(kmeans.e_step(g.centers, g.x), kmeans.e_step(g.centers, g.x)),
+    "merging.in_pairs": lambda g: merging.in_pairs(jnp.asarray(g.weights[:8])),
     "reduction.cut": lambda g: g.rows,
     "reduction.flat": lambda g: reduction.flat(g.rows),
     "reduction.rows_per_block": lambda g: reduction.rows_per_block(N, D, Footprint(K), 8),

@@ -260,7 +260,7 @@ def test_predictions_stay_where_the_rows_are():
     np.testing.assert_allclose(jaxmix.metrics.bic(fit.params, x), jaxmix.metrics.bic(fit.params, X), rtol=1e-12)
 
 
-@pytest.mark.parametrize("restarts", [1, 5])
+@pytest.mark.parametrize("restarts", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_starts_over_devices_have_the_bits_of_one_device(restarts):
     mesh = jax.make_mesh((2,), ("starts",), axis_types=(AxisType.Auto,))
     reduce = Sharded(mesh, None, starts="starts")

@@ -108,6 +108,7 @@ def test_float32_is_kept_and_holds_far_from_the_origin():
     np.testing.assert_allclose(far.loss, near.loss, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_refinement_is_some_steps_of_kmeans_from_the_seeding_of_rows_in_units_of_their_spread():
     scale = gmm.GaussianMixture().calibrate(as_data(X)).seeding_scale()
     assert scale is not None
